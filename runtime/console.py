@@ -1,0 +1,66 @@
+"""What the commands share: errors as one line and an exit status, and options with one meaning everywhere."""
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from segship.runtime.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, SegshipError
+
+TRACEBACK_VARIABLE = "SEGSHIP_TRACEBACK"
+
+
+class SizeType(click.ParamType):
+    """``HxW``, or one number for a square, as (height, width)."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse the text that was given."""
+        if isinstance(value, tuple):
+            return value
+        sides = str(value).lower().replace("×", "x").split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+            self.fail(f"{value!r} is no size; expected HEIGHTxWIDTH in pixels, such as 360x480, or one number", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a command and exit: with what it returns, or with one line on stderr and the status of its error."""
+    try:
+        status = command.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        status = _complain("interrupted; what was finished is whole", EXIT_INTERRUPTED)
+    except SegshipError as error:
+        _raise_if_asked()
+        status = _complain(str(error), EXIT_ERROR)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        status = EXIT_ERROR
+    except MemoryError:
+        status = _complain("out of memory; take a smaller --size, batch or picture", EXIT_ERROR)
+    except Exception as error:
+        _raise_if_asked()
+        status = _complain(
+            f"a fault in segship or in a library it uses: {type(error).__name__}: {' '.join(str(error).split())[:500]}; "
+            f"set {TRACEBACK_VARIABLE}=1 to see where",
+            EXIT_ERROR,
+        )
+    sys.exit(status if isinstance(status, int) else EXIT_OK)
+
+
+def _complain(message: str, status: int) -> int:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    return status
+
+
+def _raise_if_asked() -> None:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        raise

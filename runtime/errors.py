@@ -1,0 +1,112 @@
+"""Everything segship raises on purpose.
+
+::
+
+    SegshipError
+    ├── CardError            a model card is missing, malformed or contradicts itself
+    ├── ImageError           a picture cannot be read, or not without losing something
+    ├── ModelError           a model file is no ONNX file, is damaged, or does not match its card
+    ├── BackendError         an engine is missing or refuses the model
+    │   └── DeviceError      the device asked for is not there, or not what would run
+    ├── DatasetError         a dataset is incomplete or its labels are wrong
+    ├── CheckpointError      a checkpoint is missing, damaged or of another network
+    ├── TrainingError        a training run cannot go on
+    ├── OutputError          a file cannot be written where it was asked for
+    ├── MissingExtraError    an optional part of segship is not installed
+    └── ExportError          no file was exported
+        └── ParityError      the exported file computes something else than PyTorch
+
+A message says what was got, what was expected, and what to do about it, in one line. Libraries raise;
+only the commands turn an error into a line on stderr and an exit status:
+
+======  ==============================================================
+status  meaning
+======  ==============================================================
+0       everything that was asked for is done
+1       an error ended the command; nothing half-written is left
+2       the command was used wrongly (unknown option, missing argument)
+3       done, except for the pictures that were reported and skipped
+130     interrupted from the keyboard
+======  ==============================================================
+"""
+
+import importlib
+from types import ModuleType
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_ERROR: Final = 1
+EXIT_SKIPPED: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+
+class SegshipError(Exception):
+    """Base of every error that segship raises on purpose."""
+
+
+class CardError(SegshipError):
+    """A model card is missing, malformed or contradicts itself."""
+
+
+class ImageError(SegshipError):
+    """A picture cannot be read, or cannot be brought into the card's form without loss."""
+
+
+class ModelError(SegshipError):
+    """A model file is missing, damaged, no ONNX file, or does not match its card."""
+
+
+class BackendError(SegshipError):
+    """An engine is missing or refuses the model."""
+
+
+class DeviceError(BackendError):
+    """The device asked for is not there, or is not the one that would run."""
+
+
+class DatasetError(SegshipError):
+    """A dataset is incomplete, or its labels are wrong."""
+
+
+class CheckpointError(SegshipError):
+    """A checkpoint is missing, damaged or belongs to another network."""
+
+
+class TrainingError(SegshipError):
+    """A training run cannot start or cannot go on."""
+
+
+class OutputError(SegshipError):
+    """A file cannot be written where it was asked for."""
+
+
+class MissingExtraError(SegshipError):
+    """An optional part of segship is not installed."""
+
+
+class ExportError(SegshipError):
+    """No file was exported."""
+
+
+class ParityError(ExportError):
+    """The exported file computes something else than PyTorch."""
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency, or say in one line how to install it.
+
+    Args:
+        module: name of the module to import, such as ``"torch"``.
+        extra: the extra of segship that brings it.
+        purpose: what needs it, as the subject of a sentence ("training", "the ONNX Runtime backend").
+
+    Raises:
+        MissingExtraError: if the module, or something it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {module}, which does not import here ({error}); "
+            f'install it with: pip install "segship[{extra}]"'
+        ) from error

@@ -1,0 +1,42 @@
+"""Writing files so that a reader only ever sees a whole one."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from segship.runtime.errors import OutputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it goes.
+
+    The temporary name keeps the suffix, so that writers which choose the format by name work.
+
+    Args:
+        path: the file to write. Its folder is made if it is missing.
+        durable: wait until the bytes are on the disk before replacing (for what must survive a power cut).
+
+    Raises:
+        OutputError: if the place cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

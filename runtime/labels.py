@@ -1,0 +1,56 @@
+"""From the network's output to class ids at the picture's own size; training's validation uses the same functions."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[Any]
+"""Class ids (H, W): uint8 up to 256 classes, uint16 above."""
+
+
+def labels_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the type of class ids for so many classes."""
+    return np.uint8 if num_classes <= 256 else np.uint16
+
+
+def upscale(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring one plane of logits (h, w) to ``size`` (height, width), linearly, pixel centres aligned."""
+    if plane.shape == size:
+        return plane
+    return np.asarray(cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
+
+
+def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
+    """Upscale logits (C, h, w) to ``size`` (height, width) and take the class of the largest one at each pixel.
+
+    Of equal logits the lower class wins. One plane at a time, so that memory does not grow with the number of classes.
+    """
+    labels = np.zeros(size, labels_dtype(len(logits)))
+    largest = upscale(logits[0], size).copy()
+    for class_id in range(1, len(logits)):
+        plane = upscale(logits[class_id], size)
+        if labels.dtype == np.uint8:  # the same as below, in vector instructions: ids only grow, so max is "overwrite"
+            won = cv2.bitwise_and(cv2.compare(plane, largest, cv2.CMP_GT), float(class_id))
+            cv2.max(labels, won, dst=labels)
+        else:
+            np.putmask(labels, plane > largest, class_id)
+        cv2.max(largest, plane, dst=largest)
+    return labels
+
+
+def upscale_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Bring labels (h, w) to ``size`` (height, width) by the nearest pixel."""
+    if labels.shape == size:
+        return labels
+    return np.asarray(cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def probabilities_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Upscale logits (C, h, w) to ``size`` and return the softmax over the classes, (C, height, width), in 0…1."""
+    upscaled = np.stack([upscale(plane, size) for plane in logits])
+    upscaled -= upscaled.max(axis=0)
+    np.exp(upscaled, out=upscaled)
+    upscaled /= upscaled.sum(axis=0)
+    return upscaled

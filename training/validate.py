@@ -1,0 +1,48 @@
+"""Validation: by the runtime's own functions, so that it measures what a deployment computes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from segship.runtime.card import ModelCard
+from segship.runtime.labels import Labels, labels_from_logits
+from segship.runtime.preprocess import Image
+from segship.training.data import Dataset
+from segship.training.metrics import ConfusionMatrix, Scores
+
+
+def predict_logits(network: nn.Module, card: ModelCard, image: Image, device: torch.device) -> NDArray[np.float32]:
+    """Return a network's main output for a picture in the card's form: logits (C, h, w) of the network's size."""
+    with torch.inference_mode():
+        batch = torch.from_numpy(card.preprocess(image)).to(device)
+        logits: NDArray[np.float32] = network(batch)[0][0].float().cpu().numpy()
+    return logits
+
+
+def predict_labels(network: nn.Module, card: ModelCard, image: Image, device: torch.device) -> Labels:
+    """Return a network's labels (H, W) at the picture's own size."""
+    return labels_from_logits(predict_logits(network, card, image, device), (image.shape[0], image.shape[1]))
+
+
+def validate(
+    network: nn.Module, card: ModelCard, dataset: Dataset, device: torch.device, advance: Callable[[], None]
+) -> Scores:
+    """Measure a network, in float32 and evaluation mode, on pictures at their own size.
+
+    Args:
+        network: left in evaluation mode.
+        card: gives preprocessing and classes.
+        dataset: to measure on.
+        device: that the network is on.
+        advance: called after each picture.
+    """
+    network.eval()
+    matrix = ConfusionMatrix(card.num_classes, card.ignore_index)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        matrix.add(sample.labels, predict_labels(network, card, sample.image, device))
+        advance()
+    return matrix.scores()
