@@ -1,0 +1,1 @@
+"""Networks, datasets, metrics and the trainer. Datasets and metrics work without PyTorch."""

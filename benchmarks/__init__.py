@@ -1,0 +1,1 @@
+"""Measures what ships. Each module is a script: ``python -m segship.benchmarks.NAME --help``."""

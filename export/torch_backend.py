@@ -1,0 +1,55 @@
+"""PyTorch as a backend: the reference that every exported file is compared with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segship.runtime.backends import EngineInfo
+from segship.runtime.card import ModelCard
+from segship.runtime.errors import BackendError, ModelError
+from segship.runtime.model_file import CHECKPOINT_SUFFIX
+from segship.training.checkpoint import load_checkpoint
+from segship.training.trainer import pick_device
+
+
+class TorchBackend:
+    """Runs a checkpoint with PyTorch, in float32.
+
+    Args:
+        model: the ``.safetensors`` checkpoint.
+        card: the checkpoint's.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+    """
+
+    def __init__(self, model: Path, card: ModelCard, device: str) -> None:
+        if model.suffix != CHECKPOINT_SUFFIX:
+            raise ModelError(f"the torch backend runs checkpoints ({CHECKPOINT_SUFFIX}), not {model}")
+        if card.head != "logits":
+            raise ModelError(f"{model}: the card promises {card.head}; a checkpoint returns logits")
+        self._device = pick_device(device)
+        network, _ = load_checkpoint(model)
+        self._network: torch.nn.Module | None = network.to(self._device)
+        name = str(self._device) if self._device.type == "cpu" else f"cuda:{self._device.index or 0}"
+        self._info = EngineInfo("torch", f"PyTorch {torch.__version__}", name, torch.get_num_threads())
+
+    @property
+    def info(self) -> EngineInfo:
+        """What really runs the network."""
+        return self._info
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Map the network's input (1, C, H, W) to its logits (1, num_classes, H, W)."""
+        if self._network is None:
+            raise BackendError("this backend is closed")
+        try:
+            with torch.inference_mode():
+                logits: NDArray[Any] = self._network(torch.from_numpy(batch).to(self._device))[0].cpu().numpy()
+        except RuntimeError as error:
+            raise BackendError(f"PyTorch failed: {' '.join(str(error).split())[:400]}") from error
+        return logits
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network = None

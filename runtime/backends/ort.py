@@ -1,0 +1,125 @@
+"""ONNX Runtime, on the CPU or through CUDA."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segship.runtime.backends import EngineInfo
+from segship.runtime.card import ModelCard
+from segship.runtime.errors import BackendError, DeviceError, ModelError, require
+
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_FATAL_ONLY: Final = 4
+_NEEDS_GPU_BUILD: Final = 'pip uninstall -y onnxruntime; pip install "segship[gpu]"'
+
+
+class OrtBackend:
+    """Runs an ONNX file with ONNX Runtime.
+
+    Args:
+        model: the ``.onnx`` file.
+        card: the model's.
+        device: ``auto`` (CUDA where it really works, else the CPU), ``cpu`` or ``cuda[:N]``.
+    """
+
+    def __init__(self, model: Path, card: ModelCard, device: str) -> None:
+        wants_cuda = device.startswith("cuda")
+        self._ort: Any = require("onnxruntime", extra="gpu" if wants_cuda else "cpu", purpose="the ort backend")
+        self._threads = available_cpus()
+        if wants_cuda or (device == "auto" and self._cuda_may_work()):
+            number = _cuda_number(device)
+            self._session = self._open_on_cuda(model, number, must=wants_cuda)
+            running_device = f"cuda:{number}" if self._session.get_providers()[0] == _CUDA else "cpu"
+        elif device in ("auto", "cpu"):
+            self._session = self._open(model, [_CPU])
+            running_device = "cpu"
+        else:
+            raise DeviceError(f"the ort backend has no device {device!r}; expected auto, cpu or cuda[:N]")
+        self._info = EngineInfo("ort", f"ONNX Runtime {self._ort.__version__}", running_device, self._threads)
+        self._input, self._output = card.input_name, card.output_name
+        self._check_names(model)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What really runs the graph."""
+        return self._info
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Map the graph's input (1, C, H, W) to its output."""
+        try:
+            return np.asarray(self._session.run([self._output], {self._input: batch})[0])
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this
+            raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def _open(self, model: Path, providers: list[Any]) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads  # a set number also keeps it from pinning threads to cores
+        options.log_severity_level = _FATAL_ONLY  # what matters is checked below and said in our own words
+        try:
+            return self._ort.InferenceSession(os.fspath(model), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this
+            raise ModelError(f"{model}: ONNX Runtime cannot load it ({_one_line(error)})") from error
+
+    def _open_on_cuda(self, model: Path, number: int, *, must: bool) -> Any:
+        if _CUDA not in self._ort.get_available_providers():
+            raise DeviceError(
+                f"cuda was asked for, but this ONNX Runtime ({self._ort.__version__}) is built for the CPU; "
+                f"use --device cpu, or install the other build: {_NEEDS_GPU_BUILD}"
+            )
+        if must and not _has_nvidia_driver():
+            raise DeviceError("cuda was asked for, but this machine has no NVIDIA driver; use --device cpu or auto")
+        self._ort.set_default_logger_severity(_FATAL_ONLY)
+        if hasattr(self._ort, "preload_dlls"):
+            self._ort.preload_dlls()  # finds the CUDA and cuDNN that pip installed
+        session = self._open(model, [(_CUDA, {"device_id": number}), _CPU])
+        if must and session.get_providers()[0] != _CUDA:
+            raise DeviceError(
+                f"cuda:{number} was asked for, but ONNX Runtime {self._ort.__version__} could not start CUDA and would "
+                'run on the CPU; install its CUDA libraries with pip install "segship[gpu]", check nvidia-smi, '
+                "or use --device cpu"
+            )
+        return session
+
+    def _cuda_may_work(self) -> bool:
+        return _CUDA in self._ort.get_available_providers() and _has_nvidia_driver()
+
+    def _check_names(self, model: Path) -> None:
+        inputs = [node.name for node in self._session.get_inputs()]
+        outputs = [node.name for node in self._session.get_outputs()]
+        if inputs != [self._input] or self._output not in outputs:
+            raise ModelError(
+                f"{model} has inputs {inputs} and outputs {outputs}; its card says {self._input!r} and {self._output!r}"
+            )
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cuda_number(device: str) -> int:
+    number = device.partition(":")[2] or "0"
+    if device != "auto" and (not number.isdecimal() or device.partition(":")[0] != "cuda"):
+        raise DeviceError(f"the ort backend has no device {device!r}; expected auto, cpu or cuda[:N]")
+    return int(number)
+
+
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,59 @@
+"""Finding the pictures that a command names: files and folders."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segship.runtime.errors import ImageError
+from segship.runtime.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A picture to be segmented.
+
+    Attributes:
+        path: of the file.
+        place: its path below what was given, which the outputs mirror.
+    """
+
+    path: Path
+    place: Path
+
+
+def find_images(sources: Sequence[Path], *, leave_out: Path) -> list[SourceFile]:
+    """List pictures: files as they are named, folders with all that is below them, sorted.
+
+    Args:
+        sources: files and folders. A named file counts whatever its name ends in.
+        leave_out: a folder whose content is not looked at: the one that outputs go to.
+
+    Raises:
+        ImageError: if a source is missing, or a folder holds no pictures.
+    """
+    paths: dict[Path, None] = {}  # a dict for its order: a picture named twice is done once
+    for source in sources:
+        if source.is_dir():
+            found = _walk(source, leave_out.resolve())
+            if not found:
+                raise ImageError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            paths.update(dict.fromkeys(found))
+        elif source.exists():
+            paths[source] = None
+        else:
+            raise ImageError(f"{source}: no such file or folder")
+    if len(sources) == 1 and sources[0].is_dir():
+        root = sources[0]
+    else:
+        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return [SourceFile(path, path.absolute().relative_to(root.absolute())) for path in paths]
+
+
+def _walk(folder: Path, leave_out: Path) -> list[Path]:
+    """List the pictures below a folder; links to folders are not followed, so there is no way into a loop."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != leave_out)
+        found += (Path(place) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    return found
