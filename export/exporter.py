@@ -131,13 +131,18 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
     example = torch.zeros(1, card.preprocess.channels, *card.preprocess.size)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Shapes are meant to become constants, and the exporter's age is known.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are meant to become constants
+        warnings.simplefilter("ignore", DeprecationWarning)  # of this exporter, which is chosen all the same
         try:
             torch.onnx.export(
-                module, (example,), buffer, dynamo=False, opset_version=opset, do_constant_folding=True,
-                input_names=[card.input_name], output_names=[card.output_name],
-            )  # fmt: skip
+                module,
+                (example,),
+                buffer,  # type: ignore[arg-type]  # this exporter takes a buffer too
+                dynamo=False,
+                opset_version=opset,
+                input_names=[card.input_name],
+                output_names=[card.output_name],
+            )
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             raise ExportError(f"PyTorch cannot export this network at opset {opset} ({_one_line(error)})") from error
     return onnx.load_model_from_string(buffer.getvalue())

@@ -74,7 +74,7 @@ class ParityReport:
         lines = [
             f"Reference: {self.reference.engine} on {self.reference.device}. Pictures: {self.pictures}.",
             "",
-            "| engine | device | max abs Δ | 99 % abs Δ | logits beyond tolerance | same labels | flips, no near tie | |",
+            "| engine | device | max abs Δ | 99 % abs Δ | beyond tolerance | same labels | flips, no near tie | |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
@@ -84,7 +84,10 @@ class ParityReport:
                 f"| {c.beyond_tolerance} | {100 * c.label_agreement:.4f} % | {c.unexplained_flips} of "
                 f"{c.differing_pixels} | {'same' if c.passes else 'DIFFERS'} |"
             )
-        lines += ["", "Tolerance of a logit: 1e-4 + 1e-3 · |reference|. Labels are compared at the pictures' own sizes."]
+        lines += [
+            "",
+            "Tolerance of a logit: 1e-4 + 1e-3 · |reference|. Labels are compared at the pictures' own sizes.",
+        ]
         lines += [f"Not checked: {name} is not installed ({how})." for name, how in self.missing.items()]
         return "\n".join(lines) + "\n"
 

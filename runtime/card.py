@@ -100,7 +100,7 @@ class ModelCard:
             raise CardError("the card's palette has values outside 0…255")
         if 0 <= self.ignore_index < len(self.class_names):
             raise CardError(
-                f"the card's ignore_index is {self.ignore_index}, which is class {self.class_names[self.ignore_index]!r}"
+                f"the card's ignore_index {self.ignore_index} is a class: {self.class_names[self.ignore_index]!r}"
             )
 
     @property

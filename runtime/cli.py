@@ -30,7 +30,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--save", default="mask,overlay", metavar="KINDS", help="Any of mask,color,overlay; empty: nothing.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
 @click.option("--convert", default="", metavar="WHAT",
-              help="Lossy conversions to allow, any of depth (16 to 8 bit), grey (colour to grey), alpha (drop it).")  # fmt: skip
+              help="Lossy conversions to allow, any of depth (16 to 8 bit), grey, alpha (drop it).")  # fmt: skip
 @click.option("--card", "card_path", type=_PATH, help="Card as a JSON file, for a model that carries none.")
 @click.option("--overwrite", is_flag=True, help="Write over outputs that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document in place of lines.")

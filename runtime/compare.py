@@ -49,9 +49,7 @@ class Comparison:
     @property
     def passes(self) -> bool:
         """Whether the candidate counts as computing the same in 32-bit floating point."""
-        return not (
-            self.beyond_tolerance or self.unexplained_flips or self.label_agreement < MIN_LABEL_AGREEMENT
-        )
+        return not (self.beyond_tolerance or self.unexplained_flips or self.label_agreement < MIN_LABEL_AGREEMENT)
 
     @classmethod
     def merged(cls, comparisons: Iterable["Comparison"]) -> "Comparison":
@@ -100,7 +98,7 @@ def compare(reference: Result, candidate: Result) -> Comparison:
 
 def tolerance(reference: NDArray[Any]) -> NDArray[Any]:
     """Return how far a logit may be from each reference value: 1e-4 + 1e-3 · |reference|."""
-    return ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(reference)
+    return np.asarray(ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(reference))
 
 
 def near_tie_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -11,20 +11,20 @@ from segship.runtime.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Segshi
 TRACEBACK_VARIABLE = "SEGSHIP_TRACEBACK"
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[tuple[int, int]]):
     """``HxW``, or one number for a square, as (height, width)."""
 
     name = "HxW"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Parse the text that was given."""
         if isinstance(value, tuple):
             return value
         sides = str(value).lower().replace("×", "x").split("x")
         if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-            self.fail(f"{value!r} is no size; expected HEIGHTxWIDTH in pixels, such as 360x480, or one number", param, ctx)
+            self.fail(
+                f"{value!r} is no size; expected HEIGHTxWIDTH in pixels, such as 360x480, or one number", param, ctx
+            )
         return int(sides[0]), int(sides[-1])
 
 
@@ -45,10 +45,10 @@ def run(command: click.Command) -> NoReturn:
         status = EXIT_ERROR
     except MemoryError:
         status = _complain("out of memory; take a smaller --size, batch or picture", EXIT_ERROR)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # a traceback reaches no user
         _raise_if_asked()
         status = _complain(
-            f"a fault in segship or in a library it uses: {type(error).__name__}: {' '.join(str(error).split())[:500]}; "
+            f"a fault in segship or a library it uses: {type(error).__name__}: {' '.join(str(error).split())[:500]}; "
             f"set {TRACEBACK_VARIABLE}=1 to see where",
             EXIT_ERROR,
         )

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 from PIL.Image import Transpose
 
 from segship.runtime.errors import ImageError
@@ -41,9 +42,7 @@ _DECODER_ERRORS: Final = (OSError, ValueError, SyntaxError, struct.error, EOFErr
 """What Pillow's decoders raise on damaged files; decompression bombs come apart."""
 
 
-def read_image(
-    source: ImageSource, *, channels: int, depth: Depth, convert: Collection[Conversion] = ()
-) -> Image:
+def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Collection[Conversion] = ()) -> Image:
     """Read a picture and bring it into the form that a network takes.
 
     Args:
@@ -84,7 +83,7 @@ def _read_file(path: Path) -> NDArray[Any]:
     try:
         with PillowImage.open(path) as image:
             return _decode(image, str(path), path)
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{path}: no picture that can be read (its content is of no known image format)") from None
     except PillowImage.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}") from None

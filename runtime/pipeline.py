@@ -58,6 +58,6 @@ def _flattened(handed_on: Future[Future[Done]]) -> Future[Done]:
     done: Future[Done] = Future()
     try:
         done.set_result(handed_on.result().result())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # handed on to whoever takes the result
         done.set_exception(error)
     return done

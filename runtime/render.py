@@ -58,7 +58,7 @@ def displayable(image: Image) -> RgbImage:
 
 
 def write_mask(path: Path, labels: Labels, card: ModelCard) -> None:
-    """Write labels as PNG: a viewer shows the card's colours, a program reads the ids. Above 256 classes: 16-bit grey."""
+    """Write labels as PNG: a viewer shows the card's colours, a program reads ids. Above 256 classes: 16-bit grey."""
     mask = PillowImage.fromarray(labels)
     if labels.dtype == np.uint8:
         mask.putpalette(palette_table(card)[:256].tobytes())
@@ -83,7 +83,9 @@ def contact_sheet(rows: list[list[RgbImage]], titles: list[str], *, cell_height_
     gap, title_height = 4, 24
     lines = [np.hstack([_cell(picture, cell_height_px, gap) for picture in row]) for row in rows]
     width = max(line.shape[1] for line in lines)
-    sheet = np.vstack([np.pad(line, ((0, gap), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines])
+    sheet = np.vstack(
+        [np.pad(line, ((0, gap), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
+    )
     header = np.full((title_height, width, 3), 255, np.uint8)
     left = 0
     for title, picture in zip(titles, rows[0], strict=True):

@@ -77,9 +77,7 @@ class Result:
         """Return the picture under the labels' colours of opacity ``alpha`` (0…1), (H, W, 3) uint8 RGB."""
         return overlay_image(self.image, self.labels, self.card, alpha)
 
-    def save(
-        self, paths: dict[OutputKind, Path], *, alpha: float = DEFAULT_ALPHA
-    ) -> None:
+    def save(self, paths: dict[OutputKind, Path], *, alpha: float = DEFAULT_ALPHA) -> None:
         """Write pictures of the result as PNG files, each whole or not at all.
 
         Args:
@@ -162,7 +160,7 @@ class Segmenter:
 
         Args:
             images: read no faster than results are taken.
-            then: called in a worker thread with each picture's number, from 0, and its result; the place to write files.
+            then: called in a worker thread with each picture's number, from 0, and its result; writes files, say.
             on_error: called with the number of a picture that failed and its error, and the stream goes on. Without it
                 the error is raised and the stream ends.
         """

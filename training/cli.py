@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--data", required=True, metavar="KIND[:DIR]", help="camvid:DIR, demo, demo:grey8 or demo:grey16.")
 @click.option("--arch", type=click.Choice(["unet", "u2netp"]), required=True, help="The network.")
-@click.option("--base-channels", type=click.IntRange(1, 512), help="Channels of unet at full resolution.  [default: 64]")
+@click.option(
+    "--base-channels", type=click.IntRange(1, 512), help="Channels of unet at full resolution.  [default: 64]"
+)
 @click.option("--size", type=SizeType(), default="360x480", help="Input of the network: height x width in pixels.")
 @click.option("--epochs", type=click.IntRange(1), default=20, help="Passes over the training part.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Pictures a step.")
-@click.option("--lr", "learning_rate", type=float, default=1e-3, help="Highest learning rate; warm-up, then a cosine to 0.")
+@click.option(
+    "--lr", "learning_rate", type=float, default=1e-3, help="Highest learning rate; warm-up, then a cosine to 0."
+)
 @click.option("--weight-decay", type=click.FloatRange(0), default=1e-4, help="Weight decay of AdamW.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
               help="Of the training's forward pass; bf16 pays off where the CPU or GPU has it.")  # fmt: skip
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, help="Of weights, order and augmentation.")
 @click.option("--device", default="auto", help="auto, cpu or cuda[:N].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read pictures.  [default: by device]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write the run to.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write the run to."
+)
 @click.option("--overwrite", is_flag=True, help="Write over an earlier run in that folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -1,7 +1,5 @@
 """The second half of the preprocessing as a torch module, for the training device."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -34,4 +32,4 @@ class GainBias(nn.Module):
             gain = torch.stack([torch.from_numpy(one) for one in gains]).view(len(gains), -1, 1, 1).to(pixels.device)
         else:
             gain = self.gain
-        return cast(Tensor, pixels.float() * gain + self.bias)
+        return pixels.float() * gain + self.bias

@@ -44,7 +44,7 @@ class PixelsAndLabels(TorchDataset[Batch]):
 def training_loader(
     dataset: Dataset, preprocess: Preprocess, *, batch_size: int, workers: int, seed: int
 ) -> DataLoader[Batch]:
-    """Return shuffled batches, the same order for the same seed; a last smaller batch is left out if there are others."""
+    """Return shuffled batches, the same order for the same seed; a smaller last one is left out if there are others."""
     return DataLoader(
         PixelsAndLabels(dataset, preprocess),
         batch_size=batch_size,

@@ -21,7 +21,8 @@ class ConsoleProgress(Progress):
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar = RichProgress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
             console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=None)

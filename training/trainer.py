@@ -74,7 +74,9 @@ class TrainConfig:
             TrainingError: naming the value and what was expected.
         """
         if self.epochs < 1 or self.batch_size < 1:
-            raise TrainingError(f"epochs is {self.epochs} and batch size {self.batch_size}; expected at least 1 of each")
+            raise TrainingError(
+                f"epochs is {self.epochs} and batch size {self.batch_size}; expected at least 1 of each"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise TrainingError(f"the learning rate is {self.learning_rate}; expected a number above 0")
         if self.batch_size * math.prod(math.ceil(side / DEEPEST_STRIDE) for side in self.size) < 2:
@@ -177,7 +179,8 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
     )
     mean, std = channel_statistics(split.train, neutral)
     versions = {"segship": segship.__version__} | {
-        package: importlib.metadata.version(package) for package in ("torch", "numpy", "opencv-python-headless", "pillow")
+        package: importlib.metadata.version(package)
+        for package in ("torch", "numpy", "opencv-python-headless", "pillow")
     }
     return ModelCard(
         class_names=split.train.classes.names,

@@ -82,4 +82,4 @@ def load_backend(name: str, model: Path, card: ModelCard, device: str) -> Backen
     known = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     if name not in known.names:
         raise BackendError(f"no backend is called {name!r}; known are {', '.join(sorted(known.names))}")
-    return cast(BackendFactory, known[name].load())(model, card, device)
+    return cast("BackendFactory", known[name].load())(model, card, device)

@@ -81,7 +81,7 @@ def open_dataset(spec: str, *, seed: int = 0) -> Split:
     return _KINDS[kind](place, seed)
 
 
-def _open_camvid(place: str, seed: int) -> Split:
+def _open_camvid(place: str, _seed: int) -> Split:
     from segship.training.data.camvid import open_camvid
 
     return open_camvid(place)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
 from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import Color
@@ -44,7 +45,8 @@ class ColorTable:
                 + (f", and {len(colors) - 1} more such colours)" if len(colors) > 1 else ")")
                 + "; add it to class_dict.csv, or save the mask without smoothing and as PNG"
             )
-        return ids.astype(np.uint8)
+        decoded: NDArray[np.uint8] = ids.astype(np.uint8)
+        return decoded
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -63,7 +65,7 @@ def read_mask(path: Path) -> NDArray[Any]:
             if image.mode in ("L", "P", "RGB"):
                 return np.asarray(image)
             mode = image.mode
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DatasetError(f"{path}: the mask is no picture that can be read") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{path}: the mask cannot be read ({error})") from error

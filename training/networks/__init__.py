@@ -27,4 +27,6 @@ def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn
     try:
         return ARCHITECTURES[network.arch](num_classes=num_classes, in_channels=in_channels, **network.options)
     except TypeError as error:
-        raise CheckpointError(f"architecture {network.arch!r} cannot be built with {network.options} ({error})") from error
+        raise CheckpointError(
+            f"architecture {network.arch!r} cannot be built with {network.options} ({error})"
+        ) from error

@@ -28,7 +28,7 @@ class ReBnConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H, W)."""
-        return cast(Tensor, self.relu_s1(self.bn_s1(self.conv_s1(x))))
+        return cast("Tensor", self.relu_s1(self.bn_s1(self.conv_s1(x))))
 
 
 class ResidualUBlock(nn.Module):
@@ -78,7 +78,7 @@ class ResidualUBlock(nn.Module):
             if not self.dilated and level < self.height - 1:  # the two deepest levels share one resolution
                 x = resize_like(x, skip)
             x = self.get_submodule(f"rebnconv{level}d")(torch.cat([x, skip], dim=1))
-        return cast(Tensor, x + entry)
+        return cast("Tensor", x + entry)
 
 
 class U2NetP(nn.Module):

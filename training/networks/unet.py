@@ -14,7 +14,7 @@ STRIDE = 16
 
 
 class DoubleConvolution(nn.Sequential):
-    """Two 3×3 convolutions, each followed by batch normalisation and ReLU; ``activate_last`` leaves out the last ReLU."""
+    """Two 3×3 convolutions, each followed by batch normalisation and ReLU, the last ReLU only if ``activate_last``."""
 
     def __init__(self, in_channels: int, out_channels: int, *, activate_last: bool = True) -> None:
         layers: list[nn.Module] = [
@@ -37,7 +37,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Combine ``x`` (N, C, h, w) with ``skip`` (N, C/2, 2h, 2w) to (N, C/2, 2h, 2w)."""
-        return cast(Tensor, self.convolve(torch.cat([skip, self.up(x)], dim=1)))
+        return cast("Tensor", self.convolve(torch.cat([skip, self.up(x)], dim=1)))
 
 
 class UNet(nn.Module):
