@@ -131,7 +131,7 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
     example = torch.zeros(1, card.preprocess.channels, *card.preprocess.size)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are meant to become constants
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # shapes are meant to become constants
         warnings.simplefilter("ignore", DeprecationWarning)  # of this exporter, which is chosen all the same
         try:
             torch.onnx.export(

@@ -32,7 +32,7 @@ def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> La
     for class_id in range(1, len(logits)):
         plane = upscale(logits[class_id], size)
         if labels.dtype == np.uint8:  # the same as below, in vector instructions: ids only grow, so max is "overwrite"
-            won = np.asarray(cv2.compare(plane, largest, cv2.CMP_GT)) & np.uint8(class_id)
+            won = np.asarray(cv2.compare(plane, largest, cv2.CMP_GT), np.uint8) & np.uint8(class_id)
             cv2.max(labels, won, dst=labels)
         else:
             np.putmask(labels, plane > largest, class_id)

@@ -1,0 +1,81 @@
+"""What several tests need: a small network with lively weights, its checkpoint and its exported file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segship.export.exporter import export
+from segship.runtime.card import ModelCard, Network, Provenance
+from segship.runtime.palettes import DEMO
+from segship.runtime.preprocess import Depth, Preprocess
+from segship.training.checkpoint import save_checkpoint
+from segship.training.networks import build_network
+
+TINY_SIZE = (48, 64)
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_card(channels: int = 3, depth: Depth = "uint8", *, arch: str = "unet") -> ModelCard:
+    """Return the card of a small network on the demo's classes."""
+    form = Preprocess(
+        TINY_SIZE,
+        channels,
+        depth,
+        color_order="RGB" if channels == 3 else "grey",
+        mean=(0.4, 0.45, 0.5)[:channels],
+        std=(0.2, 0.21, 0.22)[:channels],
+    )
+    network = Network(arch, {"base_channels": 4} if arch == "unet" else {})
+    return ModelCard(DEMO.names, DEMO.palette, form, network=network, provenance=Provenance(dataset="demo"))
+
+
+def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
+    """Write a checkpoint with seeded random weights whose batch norms have seen something."""
+    torch.manual_seed(0)
+    assert card.network is not None
+    network = build_network(card.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
+    network.train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(2, card.preprocess.channels, *card.preprocess.size))
+    save_checkpoint(path, network, card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small U-Net for 8-bit RGB pictures, network size 48×64."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.safetensors", tiny_card())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its exported file, returning logits."""
+    return export(tiny_checkpoint, tmp_path_factory.mktemp("tiny_model") / "tiny.onnx").path
+
+
+@pytest.fixture(scope="session")
+def tiny_labels_model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its exported file, returning labels."""
+    return export(tiny_checkpoint, tmp_path_factory.mktemp("tiny_labels") / "tiny.onnx", head="labels").path
+
+
+@pytest.fixture(scope="session")
+def photo() -> NDArray[np.uint8]:
+    """A picture (90, 120, 3) that is smooth here and rough there."""
+    rng = np.random.default_rng(7)
+    coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
+    smooth = cv2.resize(coarse, (120, 90), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    return np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
