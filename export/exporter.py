@@ -133,6 +133,7 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # shapes are meant to become constants
         warnings.simplefilter("ignore", DeprecationWarning)  # of this exporter, which is chosen all the same
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # what it leaves, the simplifier folds
         try:
             torch.onnx.export(
                 module,

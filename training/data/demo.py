@@ -119,7 +119,7 @@ class _Scene:
         shift = np.array([[1, 0, -x * height_px], [0, 1, -y * height_px]])
         shadow = cv2.warpAffine(mask.astype(np.float32), shift, (WIDTH_PX, HEIGHT_PX))
         shadow = cv2.GaussianBlur(shadow, (0, 0), 0.5 + 0.25 * height_px)
-        self.color *= 1 - 0.55 * shadow
+        self.color *= 1 - 0.45 * shadow
         np.copyto(self.color, color, where=mask)
         self.labels[mask] = DEMO.names.index(name)
 
@@ -128,7 +128,7 @@ def _draw_scene(rng: Generator) -> _Scene:
     azimuth, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 0.8)
     light = (slope * math.cos(azimuth), slope * math.sin(azimuth), math.sqrt(1 - slope**2))
     scene = _Scene(_ground(rng), np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8), light)
-    patches = [_PATCHES[kind] for kind in rng.integers(len(_PATCHES), size=rng.integers(3, 7))]
+    patches = [_PATCHES[kind] for kind in rng.integers(len(_PATCHES), size=rng.integers(3, 6))]
     kinds = [*patches, *[_ball] * rng.integers(1, 5), *[_wire] * rng.integers(1, 5)]
     # Any order is possible, but patches tend to lie at the bottom, or they would hide most wires.
     depths = rng.random(len(kinds)) + [0.0 if kind in _PATCHES else 0.6 for kind in kinds]
@@ -140,29 +140,29 @@ def _draw_scene(rng: Generator) -> _Scene:
 
 
 def _ground(rng: Generator) -> Color:
-    return _color(rng) * (0.9 + 0.14 * _clouds(rng, (2, 4, 8, 16, 32)))
+    return _color(rng, 0.3, 0.6, 0.4) * (0.95 + 0.1 * _clouds(rng, (2, 4, 8, 16, 32)))
 
 
 def _brick(rng: Generator, scene: _Scene) -> None:
     """Running bond: every other course is shifted by half a brick."""
     u, v = _turned(rng)
     height = rng.uniform(6, 10)
-    width, joint = height * rng.uniform(1.8, 2.4), rng.uniform(1.2, 2.0)
+    width, joint = height * rng.uniform(1.8, 2.4), rng.uniform(1.4, 2.0)
     course = np.floor(v / height)
     u = u + width / 2 * (course % 2)
     edge = np.minimum(_to_nearest(v, height), _to_nearest(u, width))
-    tone = rng.uniform(0.75, 1.2, 64).astype(np.float32)
-    brick = _color(rng) * tone[(np.floor(u / width) * 7 + course * 11).astype(int) % 64]
-    scene.paint("brick", _patch(rng), _blend(brick, _color(rng), _soft(joint / 2 - edge)), rng.uniform(2, 5))
+    tone = rng.uniform(0.8, 1.15, 64).astype(np.float32)
+    brick = _color(rng, 0.4, 0.75, 0.6) * tone[(np.floor(u / width) * 7 + course * 11).astype(int) % 64]
+    scene.paint("brick", _patch(rng), _blend(brick, _color(rng, 0.75, 1, 0.2), _soft(joint / 2 - edge)), rng.uniform(2, 5))
 
 
 def _fabric(rng: Generator, scene: _Scene) -> None:
     """Fine threads of two colours, crossed by finer ones, in folds."""
     u, v = _turned(rng)
-    period = rng.uniform(3, 5)
+    period = rng.uniform(3, 4.5)
     threads = 0.5 + 0.5 * np.sin(2 * np.pi / period * u)
     relief = 1 + 0.1 * np.sin(2 * np.pi / 2.5 * v) + 0.15 * np.sin(v / rng.uniform(5, 8) + 2 * _clouds(rng, (32,)))
-    cloth = _blend(_color(rng), _color(rng) * (0.5 if rng.random() < 0.5 else 1.5), threads)
+    cloth = _blend(_color(rng, 0.6, 0.95, 0.6), _color(rng, 0.2, 0.4, 0.6), threads)
     scene.paint("fabric", _patch(rng), cloth * relief, rng.uniform(1, 3))
 
 
@@ -170,21 +170,21 @@ def _grid(rng: Generator, scene: _Scene) -> None:
     """A perforated plate: what lies beneath shows dimly through its holes, and yet these are grid."""
     u, v = _turned(rng)
     pitch = rng.uniform(6, 10)
-    hole = _soft(pitch * rng.uniform(0.28, 0.36) - np.hypot(_to_nearest(u, pitch), _to_nearest(v, pitch)))
-    scene.paint("grid", _patch(rng), _blend(_color(rng), 0.35 * scene.color, hole), rng.uniform(3, 7))
+    hole = _soft(pitch * rng.uniform(0.3, 0.36) - np.hypot(_to_nearest(u, pitch), _to_nearest(v, pitch)))
+    scene.paint("grid", _patch(rng), _blend(_color(rng, 0.5, 0.9, 0.6), 0.25 * scene.color, hole), rng.uniform(3, 7))
 
 
 def _ball(rng: Generator, scene: _Scene) -> None:
     """Lambert's shading and Blinn's soft highlight."""
-    radius = rng.uniform(7, 19)
+    radius = rng.uniform(8, 18)
     x, y = (_X - rng.uniform(0, WIDTH_PX)) / radius, (_Y - rng.uniform(0, HEIGHT_PX)) / radius
     mask = x**2 + y**2 < 1
     normal = np.stack((x, y, np.sqrt(np.maximum(1 - x**2 - y**2, 0))))[:, mask]
     light = np.array(scene.light, np.float32)
     halfway = light + np.array((0, 0, 1), np.float32)
     halfway /= np.linalg.norm(halfway)
-    diffuse = _color(rng)[:, 0] * (0.3 + 0.85 * np.maximum(light @ normal, 0))
-    specular = rng.uniform(0.2, 0.6) * np.maximum(halfway @ normal, 0) ** rng.uniform(20, 60)
+    diffuse = _color(rng, 0.4, 0.9, 0.6)[:, 0] * (0.3 + 0.85 * np.maximum(light @ normal, 0))
+    specular = rng.uniform(0.4, 0.7) * np.maximum(halfway @ normal, 0) ** rng.uniform(20, 60)
     color = np.zeros_like(scene.color)
     color[:, mask] = diffuse + specular
     scene.paint("ball", mask, color, 0.5 * radius)
@@ -199,9 +199,9 @@ def _wire(rng: Generator, scene: _Scene) -> None:
     course = np.full((2 * HEIGHT_PX, 2 * WIDTH_PX), 1, np.uint8)
     cv2.polylines(course, [np.round(2 * points).astype(np.int32)], isClosed=False, color=0)
     distance = cv2.distanceTransform(course, cv2.DIST_L2, cv2.DIST_MASK_5)[::2, ::2] / 2
-    radius = rng.uniform(1.0, 1.75)
+    radius = rng.uniform(1.25, 1.75)
     roundness = np.sqrt(np.maximum(1 - (distance / (radius + 0.5)) ** 2, 0))
-    scene.paint("wire", distance <= radius, _color(rng) * (0.3 + 1.1 * roundness), rng.uniform(2, 5))
+    scene.paint("wire", distance <= radius, _color(rng, 0.75, 1, 0.4) * (0.3 + 0.9 * roundness), rng.uniform(2, 5))
 
 
 _PATCHES: Final[list[Callable[[Generator, _Scene], None]]] = [_brick, _fabric, _grid]
@@ -211,14 +211,14 @@ def _photograph(rng: Generator, scene: _Scene, channels: int, depth: Depth) -> I
     light = cv2.GaussianBlur(np.ascontiguousarray(scene.color.transpose(1, 2, 0)), (0, 0), rng.uniform(0.4, 0.7))
     if channels == 1:
         light = cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)[..., None]
-    light = light + rng.uniform(0.01, 0.03) * rng.standard_normal(light.shape, np.float32)
+    light = light + rng.uniform(0.01, 0.02) * rng.standard_normal(light.shape, np.float32)
     black, white = (0, 255) if depth == "uint8" else (rng.uniform(500, 3000), rng.uniform(4000, 12000))
     return np.asarray(np.clip(black + light * (white - black) + 0.5, 0, FULL_SCALE[depth]).astype(depth))
 
 
-def _color(rng: Generator) -> Color:
-    """A colour that may be any class's."""
-    color = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.85))
+def _color(rng: Generator, darkest: float, brightest: float, most_saturated: float) -> Color:
+    """A colour of any hue."""
+    color = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, most_saturated), rng.uniform(darkest, brightest))
     return np.array(color, np.float32).reshape(3, 1, 1)
 
 
@@ -235,7 +235,7 @@ def _patch(rng: Generator) -> NDArray[np.bool_]:
     """A polygon of 4 to 8 corners about a point of the picture."""
     corners = rng.integers(4, 9)
     angles = (np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) * (2 * np.pi / corners) + rng.uniform(0, 2 * np.pi)
-    radii = rng.uniform(22, 44) * rng.uniform(0.75, 1.2, corners)
+    radii = rng.uniform(24, 44) * rng.uniform(0.75, 1.2, corners)
     points = rng.uniform((0, 0), (WIDTH_PX, HEIGHT_PX)) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
     return cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1).astype(bool)
