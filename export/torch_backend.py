@@ -1,17 +1,17 @@
 """PyTorch as a backend: the reference that every exported file is compared with."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, ModelError
+from segship.runtime.errors import BackendError, ModelError, require
 from segship.runtime.model_file import CHECKPOINT_SUFFIX
-from segship.training.checkpoint import load_checkpoint
-from segship.training.trainer import pick_device
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TorchBackend:
@@ -28,11 +28,15 @@ class TorchBackend:
             raise ModelError(f"the torch backend runs checkpoints ({CHECKPOINT_SUFFIX}), not {model}")
         if card.head != "logits":
             raise ModelError(f"{model}: the card promises {card.head}; a checkpoint returns logits")
+        self._torch: Any = require("torch", extra="export", purpose="the torch backend")
+        from segship.training.checkpoint import load_checkpoint
+        from segship.training.trainer import pick_device
+
         self._device = pick_device(device)
         network, _ = load_checkpoint(model)
         self._network: torch.nn.Module | None = network.to(self._device)
         name = str(self._device) if self._device.type == "cpu" else f"cuda:{self._device.index or 0}"
-        self._info = EngineInfo("torch", f"PyTorch {torch.__version__}", name, torch.get_num_threads())
+        self._info = EngineInfo("torch", f"PyTorch {self._torch.__version__}", name, self._torch.get_num_threads())
 
     @property
     def info(self) -> EngineInfo:
@@ -44,8 +48,8 @@ class TorchBackend:
         if self._network is None:
             raise BackendError("this backend is closed")
         try:
-            with torch.inference_mode():
-                logits: NDArray[Any] = self._network(torch.from_numpy(batch).to(self._device))[0].cpu().numpy()
+            with self._torch.inference_mode():
+                logits: NDArray[Any] = self._network(self._torch.from_numpy(batch).to(self._device))[0].cpu().numpy()
         except RuntimeError as error:
             raise BackendError(f"PyTorch failed: {' '.join(str(error).split())[:400]}") from error
         return logits

@@ -4,18 +4,21 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import click
 
 import segship
 from segship.runtime.console import run
-from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, CardError, SegshipError
+from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, CardError, ImageError, SegshipError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
     from segship.runtime.card import ModelCard
     from segship.runtime.images import Conversion
-    from segship.runtime.segmenter import OutputKind, Result, Segmenter
+    from segship.runtime.outputs import OutputKind
+    from segship.runtime.segmenter import Result, Segmenter
     from segship.runtime.sources import SourceFile
 
 _PATH = click.Path(path_type=Path)
@@ -46,8 +49,8 @@ def seg_infer(
     Masks are palette PNGs at the picture's own size: a viewer shows colours, a program reads class ids. A picture that
     cannot be read is reported and skipped, and the exit status is then 3.
     """
-    from segship.runtime.outputs import plan_outputs, write_classes
-    from segship.runtime.segmenter import Segmenter, output_kinds
+    from segship.runtime.outputs import check_free, output_kinds, output_names, write_classes
+    from segship.runtime.segmenter import Segmenter
     from segship.runtime.sources import find_images
 
     try:
@@ -58,13 +61,18 @@ def seg_infer(
     card = None if card_path is None else _read_card_file(card_path)
     with Segmenter(model, backend=backend, device=device, card=card, convert=conversions) as segmenter:
         files = find_images(sources, leave_out=out)
-        plan = plan_outputs(files, out, kinds, overwrite=overwrite)
-        report = _Report(segmenter, files, plan, alpha=alpha, quiet=quiet, as_json=as_json)
-        report.begin()
+        names = output_names(files)
+        if not overwrite:
+            check_free(out, kinds, names)
         if "mask" in kinds:
             write_classes(out / "mask", segmenter.card)
-        for result in segmenter.stream((file.path for file in files), then=report.save, on_error=report.skip):
-            report.show(result)
+
+        def write(number: int, result: "Result") -> "dict[OutputKind, Path]":
+            return result.save(out, kinds, name=names[number], alpha=alpha)
+
+        with _Report(segmenter, files, quiet=quiet, as_json=as_json) as report:
+            for result, written in segmenter.stream((file.path for file in files), then=write, on_error=report.skip):
+                report.show(result, written)
         report.end(out if kinds else None)
     return EXIT_SKIPPED if report.skipped else EXIT_OK
 
@@ -72,60 +80,73 @@ def seg_infer(
 class _Report:
     """What one run of the command says while it goes on, and at its end."""
 
-    def __init__(
-        self, segmenter: "Segmenter", files: "list[SourceFile]", plan: "list[dict[OutputKind, Path]]", *,
-        alpha: float, quiet: bool, as_json: bool,
-    ) -> None:  # fmt: skip
-        self._segmenter, self._files, self._plan, self._alpha = segmenter, files, plan, alpha
+    def __init__(self, segmenter: "Segmenter", files: "list[SourceFile]", *, quiet: bool, as_json: bool) -> None:
+        self._segmenter, self._files = segmenter, files
         self._as_lines, self._as_json = not quiet and not as_json, as_json
-        self._start = time.perf_counter()
         self._done: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
-        self._shows_progress = not quiet and len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
+        self._start = time.perf_counter()
+        self._bar: RichProgress | None = None
+        if not quiet and len(files) > 1 and sys.stderr.isatty() and not (self._as_lines and sys.stdout.isatty()):
+            self._bar = self._make_bar()  # where lines already scroll by on the screen, a bar would tell nothing more
 
-    def begin(self) -> None:
+    def __enter__(self) -> Self:
         if self._as_lines:
             card = self._segmenter.card
             name = card.network.arch if card.network else "network"
             height, width = card.preprocess.size
             click.echo(f"{name} {height}×{width}, {card.num_classes} classes, by {self._segmenter.info}")
+        if self._bar:
+            self._bar.start()
+        return self
 
-    def save(self, number: int, result: "Result") -> None:
-        result.save(self._plan[number], alpha=self._alpha)
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
 
     def skip(self, number: int, error: SegshipError) -> None:
+        if not isinstance(error, ImageError):  # of the model or the disk: the next picture would meet it too
+            raise error
         self.skipped.append({"source": str(self._files[number].path), "error": str(error)})
         click.echo(f"skipped: {error}", err=True)
+        self._advance()
 
-    def show(self, result: "Result") -> None:
+    def show(self, result: "Result", written: "dict[OutputKind, Path]") -> None:
         height, width = result.labels.shape
-        number = len(self._done) + len(self.skipped)
-        outputs = {kind: str(path) for kind, path in self._plan[number].items()}
         if self._as_lines:
             largest = sorted(result.areas.items(), key=lambda item: -item[1])
             shares = "  ".join(f"{name} {share:.1%}" for name, share in largest if share)
             click.echo(f"{result.source}  {width}×{height}  {shares}")
-        elif self._shows_progress:
-            click.echo(f"\r{number + 1}/{len(self._files)}", nl=False, err=True)
-        self._done.append(
-            {"source": result.source, "height": height, "width": width, "areas": result.areas, "outputs": outputs,
-             "timings": result.timings}
-        )  # fmt: skip
+        if self._as_json:
+            outputs = {kind: str(path) for kind, path in written.items()}
+            self._done.append(
+                {"source": result.source, "height": height, "width": width, "areas": result.areas}
+                | {"outputs": outputs, "timings": result.timings}
+            )
+        self._advance()
 
     def end(self, out: Path | None) -> None:
         seconds = time.perf_counter() - self._start
+        done = len(self._files) - len(self.skipped)
         if self._as_json:
-            document = self._segmenter.describe() | {
-                "seconds": seconds, "images": self._done, "skipped": self.skipped
-            }  # fmt: skip
-            click.echo(json.dumps(document, ensure_ascii=False))
+            found = {"seconds": seconds, "images": self._done, "skipped": self.skipped}
+            click.echo(json.dumps(self._segmenter.describe() | found, ensure_ascii=False))
         elif self._as_lines:
             skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-            written = f" → {out}/" if out and self._done else ""
-            click.echo(
-                f"{len(self._done)} pictures{skipped} in {seconds:.2f} s "
-                f"({len(self._done) / seconds:.1f} a second){written}"
-            )
+            written = f" → {out}/" if out and done else ""
+            click.echo(f"{done} pictures{skipped} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
+
+    def _make_bar(self) -> "RichProgress":
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = Progress(console=Console(stderr=True), transient=True)
+        bar.add_task("segmenting", total=len(self._files))
+        return bar
+
+    def _advance(self) -> None:
+        if self._bar:
+            self._bar.advance(self._bar.task_ids[0])
 
 
 def _conversions(text: str) -> "tuple[Conversion, ...]":

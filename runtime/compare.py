@@ -90,7 +90,7 @@ def compare(reference: Result, candidate: Result) -> Comparison:
         near_ties = near_tie_map(reference.logits, size)
         difference = np.abs(candidate.logits - reference.logits)
         max_abs, p99_abs = float(difference.max()), float(np.percentile(difference, 99))
-        beyond = int((difference > tolerance(reference.logits)).sum())
+        beyond = int((~(difference <= tolerance(reference.logits))).sum())  # NaN is beyond
     differing = candidate.labels != expected
     unexplained = int((differing & ~near_ties).sum())
     return Comparison(1, max_abs, p99_abs, beyond, expected.size, int(differing.sum()), unexplained)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 import click
@@ -30,6 +31,7 @@ class SizeType(click.ParamType[tuple[int, int]]):
 
 def run(command: click.Command) -> NoReturn:
     """Run a command and exit: with what it returns, or with one line on stderr and the status of its error."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow warns of is read all the same, or is our error
     try:
         status = command.main(standalone_mode=False)
     except click.ClickException as error:
@@ -56,8 +58,7 @@ def run(command: click.Command) -> NoReturn:
 
 
 def _complain(message: str, status: int) -> int:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(f"error: {message}", err=True)
     return status
 
 

@@ -33,7 +33,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as a folder that is a file: what went wrong is said above
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

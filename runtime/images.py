@@ -65,6 +65,7 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
     else:
         picture = _read_file(Path(source))
     try:
+        picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)  # OpenCV takes any bytes for native ones
         picture = _without_alpha(picture, convert)
         picture = _with_channels(picture, channels, convert)
         return _with_depth(picture, depth, convert)
@@ -75,13 +76,14 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
 def source_name(source: object) -> str:
     """Return what to call a source in messages and results."""
     if isinstance(source, np.ndarray):
-        return f"array of shape {source.shape}"
+        return "array"
     return str(getattr(source, "filename", "") or "image") if isinstance(source, PillowImage.Image) else str(source)
 
 
 def _read_file(path: Path) -> NDArray[Any]:
     try:
-        with PillowImage.open(path) as image:
+        # Not by its path: Pillow then maps uncompressed TIFFs into memory, and scrambles those to be turned by 90°.
+        with path.open("rb") as file, PillowImage.open(file) as image:
             return _decode(image, str(path), path)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: no picture that can be read (its content is of no known image format)") from None
@@ -96,13 +98,14 @@ def _read_file(path: Path) -> NDArray[Any]:
 def _decode(image: PillowImage.Image, name: str, path: Path | None = None) -> NDArray[Any]:
     """Decode to (H, W, 1…4), uint8 or uint16, upright; Pillow does it, since OpenCV completes truncated files."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        deep_color = path is not None and image.mode != "I;16" and any(";16" in str(tile[3]) for tile in _tiles(image))
+        deep = any(";16" in str(tile[3]) for tile in _tiles(image))  # first: getexif loads a PNG
+        deep_color = path is not None and deep and not image.mode.startswith("I;16")
         image.load()
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)  # last: load turns a TIFF
         if deep_color and path is not None:  # Pillow keeps only 8 of a colour channel's 16 bits
             picture = _decode_deep_color(path)
         else:
-            picture = np.asarray(_in_plain_mode(image))
+            picture = np.asarray(_in_plain_mode(image, name))
     except _DECODER_ERRORS as error:
         raise ImageError(f"{name}: damaged picture ({error})") from error
     if picture.ndim == 2:
@@ -114,27 +117,27 @@ def _tiles(image: PillowImage.Image) -> list[Any]:
     return list(getattr(image, "tile", []))
 
 
-def _in_plain_mode(image: PillowImage.Image) -> PillowImage.Image:
-    """Convert to L, LA, RGB, RGBA or I;16, none of which loses anything of the modes that are converted."""
+def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
+    """Convert to L, LA, RGB, RGBA or 16-bit grey, none of which loses anything of the modes that are converted."""
     transparent = "transparency" in image.info
     match image.mode:
         case "L" | "RGB" if not transparent:
             return image
-        case "LA" | "RGBA" | "I;16":
+        case "LA" | "RGBA" | "I;16" | "I;16B":
             return image
-        case "1":
+        case "1" if not transparent:
             return image.convert("L")
-        case "L":
+        case "1" | "L":
             return image.convert("LA")
         case "PA" | "RGBa" | "La" | "RGB":
             return image.convert("RGBA")
         case "P":
             return image.convert("RGBA" if transparent else "RGB")
-        case "I;16B" | "I;16L" | "I;16N":
+        case "I;16L" | "I;16N":
             return image.convert("I;16")
         case "CMYK" | "YCbCr" | "HSV" | "RGBX":
             return image.convert("RGB")
-    raise ImageError(f"pictures of mode {image.mode} (32-bit or of an unusual colour space) are not read; "
+    raise ImageError(f"{name}: pictures of mode {image.mode} (32-bit or of an unusual colour space) are not read; "
                      "convert it to 8- or 16-bit grey or RGB")  # fmt: skip
 
 

@@ -18,10 +18,14 @@ from segship.runtime.errors import CardError, ModelError
 CHECKPOINT_SUFFIX: Final = ".safetensors"
 
 _MODEL_GRAPH, _MODEL_OPSET_IMPORT, _MODEL_METADATA_PROPS = 7, 8, 14
+_GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MAX_HEADER_BYTES: Final = 100 << 20  # what the safetensors library itself allows
 
 Buffer = mmap.mmap | bytes
+
+Shape = tuple[int | None, ...]
+"""Sizes of a tensor's axes; None where the graph leaves one open."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,14 @@ class OnnxHeader:
     Attributes:
         opset: version of the default operator set.
         metadata: the ``metadata_props``.
+        inputs: of the graph, by name, with their shapes; None where the graph tells none.
+        outputs: likewise.
     """
 
     opset: int
     metadata: dict[str, str]
+    inputs: dict[str, Shape | None]
+    outputs: dict[str, Shape | None]
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
@@ -46,11 +54,15 @@ def read_onnx_header(path: Path) -> OnnxHeader:
     opset = 0
     has_graph = False
     metadata: dict[str, str] = {}
+    values: dict[int, dict[str, Shape | None]] = {_GRAPH_INPUT: {}, _GRAPH_OUTPUT: {}}
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for number, start, end in _fields(data, 0, len(data)):
                 if number == _MODEL_GRAPH:
                     has_graph = True
+                    for part, part_start, part_end in _fields(data, start, end):
+                        if part in values:
+                            values[part].update([_value_info(data[part_start:part_end])])
                 elif number == _MODEL_OPSET_IMPORT:
                     domain, version = _opset_import(data[start:end])
                     opset = version if domain in ("", "ai.onnx") else opset
@@ -63,7 +75,7 @@ def read_onnx_header(path: Path) -> OnnxHeader:
         raise ModelError(f"{path} is no ONNX file, or a damaged one ({error})") from error
     if not has_graph or not opset:
         raise ModelError(f"{path} is no ONNX file: it holds no graph or names no opset")
-    return OnnxHeader(opset, metadata)
+    return OnnxHeader(opset, metadata, values[_GRAPH_INPUT], values[_GRAPH_OUTPUT])
 
 
 def read_card(path: Path) -> ModelCard:
@@ -85,18 +97,45 @@ def read_card(path: Path) -> ModelCard:
     return ModelCard.from_json(metadata[CARD_KEY], origin=str(path))
 
 
+def check_fits(path: Path, card: ModelCard) -> None:
+    """Compare the inputs and outputs of an ONNX file with what its card says of them.
+
+    Raises:
+        ModelError: if names or sizes differ, or the file is missing or damaged.
+    """
+    header = read_onnx_header(path)
+    if card.input_name not in header.inputs or card.output_name not in header.outputs:
+        raise ModelError(
+            f"{path} has inputs {list(header.inputs)} and outputs {list(header.outputs)}; "
+            f"its card says {card.input_name!r} and {card.output_name!r}"
+        )
+    classes = (card.num_classes,) if card.head == "logits" else ()
+    for what, got, expected in (
+        ("takes pictures", header.inputs[card.input_name], (1, card.preprocess.channels, *card.preprocess.size)),
+        (f"returns {card.head}", header.outputs[card.output_name], (1, *classes, *card.preprocess.size)),
+    ):
+        if got is not None and not _agree(got, expected):
+            shape = ", ".join("?" if side is None else str(side) for side in got)
+            raise ModelError(f"{path}: its card says that it {what} {expected}, but its graph has ({shape}) there; "
+                             "this card is not this model's")  # fmt: skip
+
+
+def _agree(shape: Shape, expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(a in (b, None) for a, b in zip(shape, expected, strict=True))
+
+
 def _read_safetensors_metadata(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _MAX_HEADER_BYTES:
                 raise ValueError(f"its header claims {length} bytes")
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
+            metadata = json.loads(file.read(length)).get("__metadata__", {}).items()
     except OSError as error:
         raise ModelError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is no safetensors file, or a damaged one ({error})") from error
-    return {str(key): str(value) for key, value in metadata.items()}
+    return {str(key): str(value) for key, value in metadata}
 
 
 def _varint(data: Buffer, at: int) -> tuple[int, int]:
@@ -140,6 +179,25 @@ def _opset_import(message: bytes) -> tuple[str, int]:
         elif number == 2:
             version, _ = _varint(message, start)
     return domain, version
+
+
+def _value_info(message: bytes) -> tuple[str, Shape | None]:
+    """Name and shape of a ``ValueInfoProto``; the shape lies in type (2), tensor_type (1), shape (2), dim (1)."""
+    name = b"".join(_parts(message, 1)).decode("utf-8")
+    shapes = [shape for kind in _parts(message, 2) for tensor in _parts(kind, 1) for shape in _parts(tensor, 2)]
+    return name, tuple(_dimension(dim) for dim in _parts(shapes[0], 1)) if shapes else None
+
+
+def _dimension(message: bytes) -> int | None:
+    for number, start, _ in _fields(message, 0, len(message)):
+        if number == 1:
+            value, _ = _varint(message, start)
+            return value if 0 < value < 1 << 63 else None  # some tools write -1 for an open size
+    return None
+
+
+def _parts(message: bytes, wanted: int) -> list[bytes]:
+    return [message[start:end] for number, start, end in _fields(message, 0, len(message)) if number == wanted]
 
 
 def _strings(message: bytes) -> dict[int, str]:

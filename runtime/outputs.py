@@ -1,46 +1,64 @@
-"""Where the pictures of results go: a tree that mirrors the input's."""
+"""Where the pictures of results go: a tree that mirrors the input's, ``out/KIND/…/name.png``."""
 
 import collections
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import OutputError
 from segship.runtime.files import write_text
-from segship.runtime.segmenter import OutputKind
 from segship.runtime.sources import SourceFile
 
+OutputKind = Literal["mask", "color", "overlay"]
+OUTPUT_KINDS: Final[tuple[OutputKind, ...]] = get_args(OutputKind)
 
-def plan_outputs(
-    files: Sequence[SourceFile], out: Path, kinds: Sequence[OutputKind], *, overwrite: bool
-) -> list[dict[OutputKind, Path]]:
-    """Decide every output's path before anything is written: ``out/KIND/…/name.png``.
 
-    Two pictures that differ in their suffix only keep it (``name.jpg.png``), so that none writes over another.
+def output_kinds(names: Sequence[str]) -> tuple[OutputKind, ...]:
+    """Return the kinds of output that ``names`` lists, in their own order and once each.
 
     Raises:
-        OutputError: if one of them is there already and ``overwrite`` is False.
+        ValueError: naming what is no kind of output.
     """
-    stems = collections.Counter(str(file.place.with_suffix("")).casefold() for file in files)
-    plan: list[dict[OutputKind, Path]] = []
-    for file in files:
-        alone = stems[str(file.place.with_suffix("")).casefold()] == 1
-        name = f"{file.place.stem if alone else file.place.name}.png"
-        plan.append({kind: out / kind / file.place.parent / name for kind in kinds})
-    existing = [path for paths in plan for path in paths.values() if path.exists()]
-    if existing and not overwrite:
-        total = sum(len(paths) for paths in plan)
+    for name in names:
+        if name not in OUTPUT_KINDS:
+            raise ValueError(f"{name!r} is no kind of output; known are {', '.join(OUTPUT_KINDS)}")
+    return tuple(kind for kind in OUTPUT_KINDS if kind in names)
+
+
+def output_paths(out: Path, kinds: Sequence[OutputKind], name: str | Path) -> dict[OutputKind, Path]:
+    """Return the file of each kind of output for the picture called ``name`` (without suffix)."""
+    return {kind: out / kind / f"{name}.png" for kind in kinds}
+
+
+def output_names(files: Sequence[SourceFile]) -> list[Path]:
+    """Name each picture's outputs by its place.
+
+    Pictures that differ in their suffix only keep it (``name.jpg``, ``name.png``), so that none writes over another.
+    """
+    stems = [file.place.with_suffix("") for file in files]
+    taken = collections.Counter(str(path).casefold() for path in [*stems, *(file.place for file in files)])
+    return [stem if taken[str(stem).casefold()] == 1 else file.place for stem, file in zip(stems, files, strict=True)]
+
+
+def check_free(out: Path, kinds: Sequence[OutputKind], names: Sequence[Path]) -> None:
+    """Check that no output is there already.
+
+    Raises:
+        OutputError: naming one that is, and how many are.
+    """
+    paths = [path for name in names for path in output_paths(out, kinds, name).values()]
+    if existing := [path for path in paths if path.exists()]:
         raise OutputError(
-            f"{existing[0]} is there already ({len(existing)} of {total} outputs are); "
+            f"{existing[0]} is there already ({len(existing)} of {len(paths)} outputs are); "
             "add --overwrite, or choose another --out"
         )
-    return plan
 
 
-def write_classes(out: Path, card: ModelCard) -> None:
-    """Write ``classes.json`` (id, name, colour) beside the masks in ``out``."""
+def write_classes(folder: Path, card: ModelCard) -> None:
+    """Write ``classes.json`` (id, name, colour) beside the masks in ``folder``."""
     rows = zip(card.class_names, card.palette, strict=True)
     classes = [{"id": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(rows)]
     text = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in classes)
-    write_text(out / "classes.json", f"[\n  {text}\n]\n")
+    write_text(folder / "classes.json", f"[\n  {text}\n]\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,12 @@ from segship.runtime.labels import (
     upscale_labels,
 )
 from segship.runtime.model_file import read_card
+from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
 
-OutputKind = Literal["mask", "color", "overlay"]
-OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+Extra = TypeVar("Extra")
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,26 @@ class Result:
         """Return the picture under the labels' colours of opacity ``alpha`` (0…1), (H, W, 3) uint8 RGB."""
         return overlay_image(self.image, self.labels, self.card, alpha)
 
-    def save(self, paths: dict[OutputKind, Path], *, alpha: float = DEFAULT_ALPHA) -> None:
-        """Write pictures of the result as PNG files, each whole or not at all.
+    def save(
+        self,
+        out: str | Path,
+        kinds: Sequence[OutputKind] = ("mask", "overlay"),
+        *,
+        name: str | Path | None = None,
+        alpha: float = DEFAULT_ALPHA,
+    ) -> dict[OutputKind, Path]:
+        """Write pictures of the result as ``out/KIND/name.png``, each whole or not at all, over what is there.
 
         Args:
-            paths: where to, by kind: ``mask`` (palette PNG of class ids), ``color``, ``overlay``.
+            out: folder to write below.
+            kinds: ``mask`` (palette PNG of class ids), ``color``, ``overlay``.
+            name: without suffix, may lead into folders; None: that of the source.
             alpha: opacity of the colours in the overlay, 0…1.
+
+        Returns:
+            Where each kind was written.
         """
+        paths = output_paths(Path(out), kinds, Path(self.source).stem if name is None else name)
         for kind, path in paths.items():
             match kind:
                 case "mask":
@@ -92,6 +105,7 @@ class Result:
                     write_rgb(path, self.color())
                 case "overlay":
                     write_rgb(path, self.overlay(alpha))
+        return paths
 
 
 @dataclass(frozen=True)
@@ -149,13 +163,27 @@ class Segmenter:
         """
         return self._finish(*self._infer(self._prepare(image)))
 
+    @overload
+    def stream(
+        self, images: Iterable[ImageSource], *, on_error: Callable[[int, SegshipError], None] | None = None
+    ) -> Iterator[Result]: ...
+
+    @overload
     def stream(
         self,
         images: Iterable[ImageSource],
         *,
-        then: Callable[[int, Result], None] | None = None,
+        then: Callable[[int, Result], Extra],
         on_error: Callable[[int, SegshipError], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Iterator[tuple[Result, Extra]]: ...
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        then: Callable[[int, Result], Extra] | None = None,
+        on_error: Callable[[int, SegshipError], None] | None = None,
+    ) -> Iterator[Result] | Iterator[tuple[Result, Extra]]:
         """Segment many pictures; reading, network and what follows overlap, order is kept, memory stays bounded.
 
         Args:
@@ -163,14 +191,15 @@ class Segmenter:
             then: called in a worker thread with each picture's number, from 0, and its result; writes files, say.
             on_error: called with the number of a picture that failed and its error, and the stream goes on. Without it
                 the error is raised and the stream ends.
+
+        Yields:
+            Results; with ``then``, each with what that returned.
         """
 
-        def finish(numbered: tuple[int, tuple[_Prepared, NDArray[Any]]]) -> Result:
+        def finish(numbered: tuple[int, tuple[_Prepared, NDArray[Any]]]) -> Any:
             number, inferred = numbered
             result = self._finish(*inferred)
-            if then is not None:
-                then(number, result)
-            return result
+            return result if then is None else (result, then(number, result))
 
         stages = overlapped(
             enumerate(images),
@@ -258,15 +287,3 @@ def _described(output: NDArray[Any]) -> str:
 
 def _ms_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
-
-
-def output_kinds(names: Sequence[str]) -> tuple[OutputKind, ...]:
-    """Return the kinds of output that ``names`` lists, in their own order and once each.
-
-    Raises:
-        ValueError: naming what is no kind of output.
-    """
-    for name in names:
-        if name not in OUTPUT_KINDS:
-            raise ValueError(f"{name!r} is no kind of output; known are {', '.join(OUTPUT_KINDS)}")
-    return tuple(kind for kind in OUTPUT_KINDS if kind in names)

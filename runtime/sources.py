@@ -32,22 +32,28 @@ def find_images(sources: Sequence[Path], *, leave_out: Path) -> list[SourceFile]
     Raises:
         ImageError: if a source is missing, or a folder holds no pictures.
     """
-    paths: dict[Path, None] = {}  # a dict for its order: a picture named twice is done once
+    paths: dict[Path, Path] = {}  # by absolute path, so that a picture named twice is done once
     for source in sources:
         if source.is_dir():
             found = _walk(source, leave_out.resolve())
             if not found:
                 raise ImageError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            paths.update(dict.fromkeys(found))
+            for path in found:
+                paths.setdefault(_absolute(path), path)
         elif source.exists():
-            paths[source] = None
+            paths.setdefault(_absolute(source), source)
         else:
             raise ImageError(f"{source}: no such file or folder")
     if len(sources) == 1 and sources[0].is_dir():
-        root = sources[0]
+        root = _absolute(sources[0])
     else:
-        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return [SourceFile(path, path.absolute().relative_to(root.absolute())) for path in paths]
+        root = Path(os.path.commonpath([absolute.parent for absolute in paths]))
+    return [SourceFile(path, absolute.relative_to(root)) for absolute, path in paths.items()]
+
+
+def _absolute(path: Path) -> Path:
+    """Make absolute, and take out "..": outputs mirror the rest, and must not lie beside the folder they belong in."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps "..", Path.resolve follows links
 
 
 def _walk(folder: Path, leave_out: Path) -> list[Path]:

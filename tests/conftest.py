@@ -1,8 +1,12 @@
 """What several tests need: a small network with lively weights, its checkpoint and its exported file."""
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 
 from segship.export.exporter import export
 from segship.runtime.card import ModelCard, Network, Provenance
+from segship.runtime.console import run
 from segship.runtime.palettes import DEMO
 from segship.runtime.preprocess import Depth, Preprocess
 from segship.training.checkpoint import save_checkpoint
@@ -19,10 +24,11 @@ from segship.training.networks import build_network
 TINY_SIZE = (48, 64)
 
 
-@pytest.fixture(autouse=True)
-def _few_threads() -> Iterator[None]:
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """In networks this small a second thread only waits; and another number of threads gives other last digits."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -52,6 +58,35 @@ def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
             network(torch.randn(2, card.preprocess.channels, *card.preprocess.size))
     save_checkpoint(path, network, card)
     return path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Path]:
+    """Write a checkpoint like ``tiny_checkpoint``, of other channels, depth, architecture or size, to a path."""
+
+    def make(path: Path, *, size: tuple[int, int] = TINY_SIZE, **form: Any) -> Path:
+        card = tiny_card(**form)
+        preprocess = dataclasses.replace(card.preprocess, size=size)
+        return write_tiny_checkpoint(path, dataclasses.replace(card, preprocess=preprocess))
+
+    return make
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:  # fmt: skip
+    """Run a command with arguments, as its console script does; return exit status, stdout and stderr."""
+
+    def call(click_command: click.Command, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [str(click_command.name), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run(click_command)
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, re.sub(r"\x1b\[[0-9;]*m", "", err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

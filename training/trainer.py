@@ -158,6 +158,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"no device is called {name!r}; expected auto, cpu or cuda[:N]") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"no device is called {name!r}; expected auto, cpu or cuda[:N]")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
             f"{name} was asked for, but this PyTorch ({torch.__version__}) finds {torch.cuda.device_count()} CUDA "

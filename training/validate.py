@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segship.runtime.card import ModelCard
+from segship.runtime.errors import TrainingError
 from segship.runtime.labels import Labels, labels_from_logits
 from segship.runtime.preprocess import Image
 from segship.training.data import Dataset
@@ -15,10 +16,19 @@ from segship.training.metrics import ConfusionMatrix, Scores
 
 
 def predict_logits(network: nn.Module, card: ModelCard, image: Image, device: torch.device) -> NDArray[np.float32]:
-    """Return a network's main output for a picture in the card's form: logits (C, h, w) of the network's size."""
+    """Return a network's main output for a picture in the card's form: logits (C, h, w) of the network's size.
+
+    Raises:
+        TrainingError: if they are no numbers; a deployment refuses them too.
+    """
     with torch.inference_mode():
         batch = torch.from_numpy(card.preprocess(image)).to(device)
         logits: NDArray[np.float32] = network(batch)[0][0].float().cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            "in validation the network returned values that are no numbers (NaN or infinite): the training diverged; "
+            "lower --lr"
+        )
     return logits
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast
 from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError
+from segship.runtime.errors import BackendError, MissingExtraError
 
 ENTRY_POINT_GROUP: Final = "segship.backends"
 
@@ -78,8 +78,16 @@ def load_backend(name: str, model: Path, card: ModelCard, device: str) -> Backen
 
     Raises:
         BackendError: if no engine has that name; otherwise what the engine raises.
+        MissingExtraError: if what the engine is made of does not import.
     """
     known = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     if name not in known.names:
         raise BackendError(f"no backend is called {name!r}; known are {', '.join(sorted(known.names))}")
-    return cast("BackendFactory", known[name].load())(model, card, device)
+    try:
+        factory = cast("BackendFactory", known[name].load())
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the backend {name} does not import here ({error}); install what it needs "
+            f'(for torch: pip install "segship[train]"), or choose another of {", ".join(sorted(known.names))}'
+        ) from error
+    return factory(model, card, device)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError
+from segship.runtime.model_file import check_fits
 
 
 class OpenCVBackend:
@@ -25,6 +26,7 @@ class OpenCVBackend:
     """
 
     def __init__(self, model: Path, card: ModelCard, device: str) -> None:
+        check_fits(model, card)  # OpenCV runs a graph on inputs of other sizes than its own, and returns something
         self._dnn: Any = cv2.dnn  # what it holds differs between the versions
         if device in ("cuda", "cuda:0"):
             self._require_cuda()
@@ -47,6 +49,8 @@ class OpenCVBackend:
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Map the graph's input (1, C, H, W) to its output."""
+        if self._net is None:
+            raise BackendError("this backend is closed")
         try:
             self._net.setInput(batch, self._input)
             return np.array(self._net.forward(self._output))  # a copy: the net writes its next output to the same place

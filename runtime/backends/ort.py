@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError, require
+from segship.runtime.model_file import check_fits
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _FATAL_ONLY: Final = 4
@@ -28,6 +29,7 @@ class OrtBackend:
     """
 
     def __init__(self, model: Path, card: ModelCard, device: str) -> None:
+        check_fits(model, card)
         wants_cuda = device.startswith("cuda")
         self._ort: Any = require("onnxruntime", extra="gpu" if wants_cuda else "cpu", purpose="the ort backend")
         self._threads = available_cpus()
@@ -51,6 +53,8 @@ class OrtBackend:
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Map the graph's input (1, C, H, W) to its output."""
+        if self._session is None:
+            raise BackendError("this backend is closed")
         try:
             return np.asarray(self._session.run([self._output], {self._input: batch})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this

@@ -82,7 +82,13 @@ def open_camvid(place: str) -> Split:
     if not place or not root.is_dir():
         raise DatasetError(f"--data camvid:DIR: {place!r} is no folder; expected one that holds train/ and val/")
     classes, colors = _read_classes(root)
-    return Split(_open_part(root, "train", classes, colors), _open_part(root, "val", classes, colors))
+    train, val = _open_part(root, "train", classes, colors), _open_part(root, "val", classes, colors)
+    if train.classes != val.classes:
+        raise DatasetError(
+            f"{root}: one part has index masks of {len(CAMVID)} classes, the other colour masks of the {len(classes)} "
+            "of class_dict.csv; expected the same classes in both"
+        )
+    return Split(train, val)
 
 
 def _open_part(root: Path, part: str, classes: ClassTable, colors: ColorTable) -> CamVid:
@@ -146,7 +152,7 @@ def _read_class_dict(path: Path) -> list[tuple[str, Color]]:
                 if not all(0 <= value <= 255 for value in (red, green, blue)):
                     raise ValueError(f"colour {red, green, blue} is outside 0…255")
                 rows.append((row["name"].strip(), (red, green, blue)))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path}: expected the columns name,r,g,b with colours 0…255 ({error})") from error
     if len({color for _, color in rows}) < len(rows) or len({name for name, _ in rows}) < len(rows):
         raise DatasetError(f"{path}: a name or a colour stands twice; each class needs its own")

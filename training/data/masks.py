@@ -67,7 +67,7 @@ def read_mask(path: Path) -> NDArray[Any]:
             mode = image.mode
     except UnidentifiedImageError:
         raise DatasetError(f"{path}: the mask is no picture that can be read") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise DatasetError(f"{path}: the mask cannot be read ({error})") from error
     raise DatasetError(f"{path}: the mask has mode {mode}; expected 8-bit grey, palette or RGB")
 

@@ -26,7 +26,7 @@ def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn
         raise CheckpointError(f"no architecture is called {network.arch!r}; known are {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[network.arch](num_classes=num_classes, in_channels=in_channels, **network.options)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes below zero, or above what torch counts
         raise CheckpointError(
-            f"architecture {network.arch!r} cannot be built with {network.options} ({error})"
+            f"architecture {network.arch!r} cannot be built with {network.options} ({' '.join(str(error).split())[:300]})"
         ) from error

@@ -1,0 +1,130 @@
+"""What the runtime's tests share: models of several forms, pictures that Pillow cannot write, and the command."""
+
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from segship.export.exporter import export
+from segship.runtime.card import CARD_KEY, ModelCard
+
+Run = Callable[..., tuple[int, str, str]]
+WriteDeep = Callable[..., Path]
+
+
+@pytest.fixture
+def infer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``seg-infer``; return exit status, stdout and stderr, with what native libraries write there."""
+    from segship.runtime.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["seg-infer", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return int(caught.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def grey_checkpoints(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:  # fmt: skip
+    """Checkpoints of networks for grey pictures, by depth."""
+    folder = tmp_path_factory.mktemp("grey")
+    return {
+        depth: make_checkpoint(folder / f"{depth}.safetensors", channels=1, depth=depth)
+        for depth in ("uint8", "uint16")
+    }
+
+
+@pytest.fixture(scope="session")
+def grey_models(grey_checkpoints: dict[str, Path]) -> dict[str, Path]:
+    """Their exported files, by depth."""
+    return {depth: export(path, path.with_suffix(".onnx")).path for depth, path in grey_checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def with_card(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Copy an ONNX file and give the copy another card, any text for one, or none."""
+
+    def write(model: Path, card: ModelCard | str | None) -> Path:
+        proto = onnx.load(model)
+        del proto.metadata_props[:]
+        if card is not None:
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = CARD_KEY, card if isinstance(card, str) else card.to_json()
+        path = tmp_path_factory.mktemp("carded") / "model.onnx"
+        onnx.save(proto, path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def nan_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_model``, one of whose last weights is no number."""
+    proto = onnx.load(tiny_model)
+    names = {initializer.name: initializer for initializer in proto.graph.initializer}
+    last = [node for node in proto.graph.node if node.op_type == "Conv"][-1]
+    weights = names[last.input[1]]
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values.flat[0] = np.nan
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    path = tmp_path_factory.mktemp("nan") / "nan.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_deep_png() -> WriteDeep:
+    """Write a 16-bit PNG: (H, W, 1…4) is grey, grey and alpha, RGB, RGBA. Neither Pillow nor OpenCV has a part in it."""
+
+    def write(path: Path, pixels: NDArray[np.uint16], *, orientation: int = 1) -> Path:
+        height, width, channels = pixels.shape
+        header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+        exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + b"\0\0\0\0"
+        chunks = [(b"IHDR", header), (b"eXIf", exif), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        text = b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + text)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_deep_tiff() -> WriteDeep:
+    """Write an uncompressed 16-bit TIFF of (H, W, 1 or 3) values, of either byte order."""
+
+    def write(path: Path, pixels: NDArray[np.uint16], *, orientation: int = 1, order: str = "<") -> Path:
+        height, width, channels = pixels.shape
+        data_at = 8 + 2 + 12 * 10 + 4 + 2 * channels
+        entries = [
+            (256, "H", 1, width), (257, "H", 1, height), (258, "H", channels, 0), (259, "H", 1, 1),
+            (262, "H", 1, 2 if channels == 3 else 1), (273, "I", 1, data_at), (274, "H", 1, orientation),
+            (277, "H", 1, channels), (278, "H", 1, height), (279, "I", 1, 2 * pixels.size),
+        ]  # fmt: skip
+        text = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+        for tag, kind, count, value in entries:
+            field = struct.pack(order + kind, value).ljust(4, b"\0")
+            if tag == 258:  # bits of each sample: beside the table if there are several
+                field = struct.pack(f"{order}HH", 16, 0) if channels == 1 else struct.pack(f"{order}I", data_at - 6)
+            text += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], count) + field
+        text += struct.pack(order + "I", 0) + struct.pack(f"{order}{channels}H", *[16] * channels)
+        path.write_bytes(text + pixels.astype(f"{order}u2").tobytes())
+        return path
+
+    return write

@@ -1,0 +1,166 @@
+import dataclasses
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segship.runtime.card import FORMAT_VERSION, MAX_CARD_BYTES, ModelCard, Network, Provenance
+from segship.runtime.errors import CardError
+from segship.runtime.preprocess import Preprocess
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+JSON_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=8,
+)
+CARD = ModelCard(
+    ("sky", "road"),
+    ((1, 2, 3), (255, 0, 9)),
+    Preprocess((48, 64)),
+    network=Network("unet", {"base_channels": 4}),
+    provenance=Provenance("ab" * 32, "demo", 3, {"miou": 0.5}, {"torch": "2.13.0"}),
+)
+
+
+@st.composite
+def preprocesses(draw: st.DrawFn) -> Preprocess:
+    channels = draw(st.sampled_from([1, 3]))
+    return Preprocess(
+        size=(draw(st.integers(1, 16384)), draw(st.integers(1, 16384))),
+        channels=channels,
+        depth=draw(st.sampled_from(["uint8", "uint16"])),
+        color_order="grey" if channels == 1 else draw(st.sampled_from(["RGB", "BGR"])),
+        scale=draw(st.sampled_from(["full_scale", "image_max"])),
+        mean=tuple(draw(st.lists(NUMBER, min_size=channels, max_size=channels))),
+        std=tuple(draw(st.lists(st.floats(1e-9, 1e9), min_size=channels, max_size=channels))),
+    )
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> ModelCard:
+    names = draw(st.lists(TEXT, min_size=1, max_size=5))
+    color = st.tuples(*[st.integers(0, 255)] * 3)
+    return ModelCard(
+        class_names=tuple(names),
+        palette=tuple(draw(color) for _ in names),
+        preprocess=draw(preprocesses()),
+        head=draw(st.sampled_from(["logits", "labels"])),
+        ignore_index=draw(st.integers(len(names), 255)),
+        network=draw(st.none() | st.builds(Network, TEXT, st.dictionaries(TEXT, st.integers(), max_size=3))),
+        input_name=draw(TEXT),
+        output_name=draw(TEXT),
+        provenance=draw(
+            st.builds(
+                Provenance,
+                TEXT,
+                TEXT,
+                st.integers(),
+                st.dictionaries(TEXT, NUMBER, max_size=3),
+                st.dictionaries(TEXT, TEXT, max_size=3),
+            )
+        ),
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(cards())
+def test_a_card_survives_its_json_text(card: ModelCard) -> None:
+    assert ModelCard.from_json(card.to_json(), origin="here") == card
+    assert ModelCard.from_json(card.to_json(indent=2), origin="here") == card
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_mutated_card_is_a_whole_card_or_a_card_error(data: st.DataObject) -> None:
+    value: Any = json.loads(CARD.to_json())
+    place = value
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    if data.draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = data.draw(JSON_VALUE)
+    try:
+        card = ModelCard.from_json(json.dumps(value), origin="here")
+    except CardError as error:
+        assert str(error).startswith("here: ")
+        assert "\n" not in str(error)
+    else:
+        assert ModelCard.from_json(card.to_json(), origin="here") == card
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=30) | JSON_VALUE.map(json.dumps))
+def test_text_that_is_no_card_is_a_card_error(text: str) -> None:
+    with pytest.raises(CardError, match="^here: "):
+        ModelCard.from_json(text, origin="here")
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 990, 2000, 100_000])
+def test_deep_nesting_is_a_card_error(depth: int) -> None:
+    with pytest.raises(CardError):
+        ModelCard.from_json('{"class_names": ' + "[" * depth + "]" * depth + "}", origin="here")
+
+
+def test_a_newer_format_version_is_refused_whatever_else_it_holds() -> None:
+    text = json.dumps({"format_version": FORMAT_VERSION + 1, "something": "new"})
+    with pytest.raises(CardError, match=r"here: .*version 2; this segship reads up to 1; upgrade segship"):
+        ModelCard.from_json(text, origin="here")
+
+
+def test_a_card_that_is_too_long_is_not_parsed() -> None:
+    with pytest.raises(CardError, match=f"at most {MAX_CARD_BYTES}"):
+        ModelCard.from_json(" " * (MAX_CARD_BYTES + 1), origin="here")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, "unknown key 'colour'; known are class_names"),
+        ({"preprocess": {"size": [48, 64], "sise": 1}}, "card.preprocess has the unknown key 'sise'"),
+        ({"preprocess": {}}, "card.preprocess lacks size"),
+        ({"preprocess": {"size": [48]}}, "card.preprocess.size has 1 values; expected 2"),
+        ({"preprocess": {"size": [48, "64"]}}, r"card.preprocess.size\[1\] is '64'; expected int"),
+        ({"preprocess": {"size": [48, 0]}}, "each side must lie in 1…16384"),
+        ({"preprocess": {"size": [48, 64], "resize": "crop"}}, "'crop'; expected one of stretch"),
+        ({"preprocess": 3}, "card.preprocess is '3'; expected an object"),
+        ({"head": "masks"}, "card.head is 'masks'; expected one of logits, labels"),
+        ({"ignore_index": True}, "card.ignore_index is 'True'; expected int"),
+        ({"ignore_index": 1}, "ignore_index 1 is a class: 'road'"),
+        ({"class_names": []}, "0 class names"),
+        ({"class_names": ["a", "b", "c"]}, "2 colours for 3 classes"),
+        ({"palette": [[0, 0, 0], [0, 256, 0]]}, "palette has values outside 0…255"),
+        ({"provenance": {"metrics": {"miou": float("nan")}}}, "card.provenance.metrics.miou is 'nan'; expected float"),
+        ({"provenance": {"metrics": {"miou": 10**400}}}, "card.provenance.metrics.miou is '1000"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(CardError, match=words):
+        ModelCard.from_json(json.dumps(json.loads(CARD.to_json()) | change), origin="here")
+
+
+def test_what_may_be_left_out_has_its_default() -> None:
+    value = json.loads(CARD.to_json())
+    short = {key: value[key] for key in ("class_names", "palette")} | {"preprocess": {"size": [48, 64]}}
+    card = ModelCard.from_json(json.dumps(short), origin="here")
+    assert card == ModelCard(CARD.class_names, CARD.palette, Preprocess((48, 64)))
+
+
+def test_a_card_cannot_be_changed_into_one_that_contradicts_itself() -> None:
+    with pytest.raises(CardError, match="2 colours for 1 classes"):
+        dataclasses.replace(CARD, class_names=("sky",))
+
+
+def test_class_names_of_any_script_stay_readable_in_the_text() -> None:
+    name = "Straße 道路 " + string.punctuation
+    card = dataclasses.replace(CARD, class_names=("sky", name))
+    assert "Straße 道路" in card.to_json()
+    assert ModelCard.from_json(card.to_json(), origin="here").class_names[1] == name

@@ -1,0 +1,117 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segship.runtime.card import ModelCard
+from segship.runtime.compare import Comparison, compare, near_tie_map, tolerance
+from segship.runtime.labels import labels_from_logits, upscale_labels
+from segship.runtime.preprocess import Preprocess
+from segship.runtime.segmenter import Result
+
+SIZE = (12, 16)
+CARD = ModelCard(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)), Preprocess((6, 8)))
+
+
+def result(logits: NDArray[np.float32], size: tuple[int, int] = SIZE) -> Result:
+    image = np.zeros((*size, 3), np.uint8)
+    return Result("picture", image, labels_from_logits(logits, size), logits, CARD)
+
+
+def only_labels(logits: NDArray[np.float32]) -> Result:
+    labels = upscale_labels(labels_from_logits(logits, (6, 8)), SIZE)
+    return dataclasses.replace(result(logits), labels=labels, logits=None)
+
+
+@pytest.fixture
+def logits() -> NDArray[np.float32]:
+    """Of which no two are near each other."""
+    classes = np.random.default_rng(2).integers(0, 3, (6, 8))
+    return (classes == np.arange(3)[:, None, None]).astype(np.float32) * 4 - 1
+
+
+def test_a_result_passes_against_itself(logits: NDArray[np.float32]) -> None:
+    comparison = compare(result(logits), result(logits.copy()))
+    assert comparison == Comparison(1, 0, 0, 0, 12 * 16, 0, 0)
+    assert comparison.passes
+    assert comparison.label_agreement == 1
+
+
+def test_the_tolerance_is_absolute_plus_relative() -> None:
+    np.testing.assert_allclose(tolerance(np.array([0, 1, -10.0])), [1e-4, 1.1e-3, 1.01e-2])
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.9, True), (1.2, False)])
+def test_a_logit_may_differ_by_the_tolerance_and_no_more(
+    logits: NDArray[np.float32], share: float, passes: bool
+) -> None:  # fmt: skip
+    changed = logits.copy()
+    changed[1, 2, 3] += share * tolerance(logits)[1, 2, 3]
+    comparison = compare(result(logits), result(changed))
+    assert comparison.passes is passes
+    assert comparison.beyond_tolerance == (0 if passes else 1)
+    assert comparison.max_abs == pytest.approx(share * tolerance(logits)[1, 2, 3], rel=1e-3)
+
+
+def test_logits_that_are_no_numbers_do_not_pass(logits: NDArray[np.float32]) -> None:
+    changed = logits.copy()
+    changed[0, 0, 0] = np.nan
+    comparison = compare(result(logits), dataclasses.replace(result(logits), logits=changed))
+    assert comparison.beyond_tolerance == 1
+    assert not comparison.passes
+
+
+def test_a_flip_is_explained_where_the_reference_is_a_near_tie(logits: NDArray[np.float32]) -> None:
+    logits[:, 2, 3] = [1, 1.0001, -1]
+    changed = logits.copy()
+    changed[:, 2, 3] = [1.0001, 1, -1]
+    comparison = compare(result(logits, (6, 8)), result(changed, (6, 8)))
+    assert comparison.differing_pixels == 1
+    assert comparison.unexplained_flips == 0
+    assert comparison.beyond_tolerance == 0
+    assert comparison.label_agreement == pytest.approx(47 / 48)
+    assert not comparison.passes  # one pixel in 48 is more than one in 10,000
+
+
+def test_a_flip_elsewhere_is_a_fault(logits: NDArray[np.float32]) -> None:
+    changed = logits.copy()
+    changed[:, 2, 3] = np.roll(changed[:, 2, 3], 1)
+    comparison = compare(result(logits, (6, 8)), result(changed, (6, 8)))
+    assert (comparison.differing_pixels, comparison.unexplained_flips, comparison.beyond_tolerance) == (1, 1, 2)
+    assert not comparison.passes
+
+
+def test_labels_are_compared_as_labels_are_upscaled(logits: NDArray[np.float32]) -> None:
+    comparison = compare(result(logits), only_labels(logits))
+    assert (comparison.differing_pixels, comparison.unexplained_flips, comparison.beyond_tolerance) == (0, 0, 0)
+    assert math.isnan(comparison.max_abs)
+    assert comparison.passes
+
+
+def test_a_wrong_label_is_a_fault_without_logits_too(logits: NDArray[np.float32]) -> None:
+    candidate = only_labels(logits)
+    candidate.labels[5, 5] = (candidate.labels[5, 5] + 1) % 3
+    comparison = compare(result(logits), candidate)
+    assert comparison.unexplained_flips == 1
+    assert not comparison.passes
+
+
+def test_near_ties_are_where_the_two_largest_may_swap() -> None:
+    gaps = np.array([[0, 2e-4, 2.1e-3, 2.3e-3, 1]], np.float32)
+    logits = np.stack([np.ones_like(gaps), 1 - gaps, np.full_like(gaps, -5)])
+    np.testing.assert_array_equal(near_tie_map(logits, (1, 5)), [[True, True, True, False, False]])
+
+
+def test_comparisons_of_several_pictures_add_up() -> None:
+    merged = Comparison.merged([Comparison(1, 0.1, 0.02, 3, 100, 5, 1), Comparison(2, 0.05, 0.03, 1, 300, 1, 0)])
+    assert merged == Comparison(3, 0.1, 0.03, 4, 400, 6, 1)
+    assert merged.label_agreement == pytest.approx(1 - 6 / 400)
+
+
+def test_pictures_of_two_sizes_and_references_without_logits_are_refused(logits: NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match="picture of the candidate's size"):
+        compare(result(logits), result(logits, (6, 8)))
+    with pytest.raises(ValueError, match="a reference needs logits"):
+        compare(only_labels(logits), result(logits))

@@ -1,0 +1,195 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segship.runtime.card import CARD_KEY, ModelCard
+from segship.runtime.errors import CardError, ModelError
+from segship.runtime.model_file import OnnxHeader, check_fits, read_card, read_onnx_header
+
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _small_model(shape: list[int | str | None] | None = None) -> onnx.ModelProto:
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape or [1, 3, 4, "width"])
+        for name in ("image", "logits")
+    ]
+    nodes = [onnx.helper.make_node("Identity", ["image"], ["logits"])]
+    weights = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32), "weights")
+    graph = onnx.helper.make_graph(nodes, "small", [values[0]], [values[1]], [weights])
+    opsets = [onnx.helper.make_opsetid("com.example", 99), onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    for key in ("segship", "other"):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, f"text of {key}"
+    return model
+
+
+SMALL = _small_model().SerializeToString()
+
+
+def test_the_header_says_what_the_onnx_package_says(tiny_model: Path) -> None:
+    model = onnx.load(tiny_model)
+    header = read_onnx_header(tiny_model)
+    assert header.opset == model.opset_import[0].version == 17
+    assert header.metadata == {entry.key: entry.value for entry in model.metadata_props}
+    assert header.inputs == {"image": (1, 3, 48, 64)}
+    assert header.outputs == {"logits": (1, 6, 48, 64)}
+
+
+def test_other_domains_open_sizes_and_other_metadata_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(SMALL)
+    metadata = {"segship": "text of segship", "other": "text of other"}
+    shape = (1, 3, 4, None)
+    assert read_onnx_header(path) == OnnxHeader(13, metadata, {"image": shape}, {"logits": shape})
+
+
+@MANY
+@given(st.integers(0, len(SMALL)))
+def test_a_truncated_file_is_a_model_error_or_read(tmp_path: Path, length: int) -> None:
+    _read_or_model_error(tmp_path, SMALL[:length])
+
+
+@MANY
+@given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_file_with_changed_bytes_is_a_model_error_or_read(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(SMALL)
+    for place, value in changes:
+        data[place] = value
+    _read_or_model_error(tmp_path, bytes(data))
+
+
+@MANY
+@given(st.binary(max_size=60))
+def test_random_bytes_are_a_model_error_or_read(tmp_path: Path, data: bytes) -> None:
+    _read_or_model_error(tmp_path, data)
+
+
+def _read_or_model_error(folder: Path, data: bytes) -> None:
+    path = folder / "changed.onnx"
+    path.write_bytes(data)
+    try:
+        header = read_onnx_header(path)
+    except ModelError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert header.opset > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no ONNX file"),
+        (b"this is a text about networks\n" * 9, "no ONNX file"),
+        (SMALL[: len(SMALL) // 2], "a field is longer than the file"),
+        (b"\x08\x08", "holds no graph or names no opset"),
+        (b"\xff" * 40, "more than ten bytes"),
+    ],
+)
+def test_what_is_no_onnx_file_is_said_to_be_none(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=words):
+        read_card(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"missing\.onnx: No such file"):
+        read_onnx_header(tmp_path / "missing.onnx")
+    with pytest.raises(ModelError, match="cannot read the model"):
+        read_onnx_header(tmp_path)
+
+
+def test_the_card_is_the_same_in_the_model_and_in_its_checkpoint(tiny_model: Path, tiny_checkpoint: Path) -> None:
+    from_model, from_checkpoint = read_card(tiny_model), read_card(tiny_checkpoint)
+    assert len(from_model.provenance.checkpoint_sha256) == 64
+    assert dataclasses.replace(from_model, provenance=from_checkpoint.provenance) == from_checkpoint
+
+
+def test_a_model_without_card_says_what_to_do(tiny_model: Path, with_card: Callable[..., Path]) -> None:
+    with pytest.raises(CardError, match=r"carries no segship card.*seg-export.*--card FILE"):
+        read_card(with_card(tiny_model, None))
+
+
+def test_a_bad_card_is_named_with_its_file(tiny_model: Path, with_card: Callable[..., Path]) -> None:
+    path = with_card(tiny_model, "{")
+    with pytest.raises(CardError, match="no valid JSON") as caught:
+        read_card(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"text",
+        b"\xff" * 20,
+        (50).to_bytes(8, "little") + b"{",
+        (2).to_bytes(8, "little") + b"[]",
+        (4).to_bytes(8, "little") + b"null",
+        (20).to_bytes(8, "little") + b'{"__metadata__":"x"}',
+        (2000).to_bytes(8, "little") + b"[" * 2000,
+    ],
+)
+def test_a_damaged_checkpoint_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="no safetensors file"):
+        read_card(path)
+
+
+def test_a_checkpoint_without_card_is_a_card_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CardError, match="no segship card"):
+        read_card(path)
+
+
+def test_a_model_fits_its_own_card(tiny_model: Path, tiny_labels_model: Path) -> None:
+    check_fits(tiny_model, read_card(tiny_model))
+    check_fits(tiny_labels_model, read_card(tiny_labels_model))
+
+
+def test_open_sizes_fit_any_card(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "open.onnx"
+    onnx.save(_small_model(["batch", "channels", None, None]), path)
+    check_fits(path, read_card(tiny_model))
+
+
+def _other_size(card: ModelCard) -> ModelCard:
+    return dataclasses.replace(card, preprocess=dataclasses.replace(card.preprocess, size=(32, 96)))
+
+
+def _five_classes(card: ModelCard) -> ModelCard:
+    return dataclasses.replace(card, class_names=card.class_names[:5], palette=card.palette[:5])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_other_size, r"takes pictures \(1, 3, 32, 96\), but its graph has \(1, 3, 48, 64\)"),
+        (_five_classes, r"returns logits \(1, 5, 48, 64\), but its graph has \(1, 6, 48, 64\)"),
+        (lambda card: dataclasses.replace(card, head="labels"), r"returns labels \(1, 48, 64\), but its graph has"),
+        (lambda card: dataclasses.replace(card, input_name="pixels"), r"inputs \['image'\].*card says 'pixels'"),
+        (lambda card: dataclasses.replace(card, output_name="masks"), r"outputs \['logits'\].*and 'masks'"),
+    ],
+)
+def test_a_card_of_another_model_is_refused(
+    tiny_model: Path, change: Callable[[ModelCard], ModelCard], words: str
+) -> None:  # fmt: skip
+    with pytest.raises(ModelError, match=words):
+        check_fits(tiny_model, change(read_card(tiny_model)))
+
+
+def test_the_card_key_is_what_earlier_files_carry() -> None:
+    assert CARD_KEY == "segship"

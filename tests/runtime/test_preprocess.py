@@ -1,0 +1,122 @@
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from numpy.typing import NDArray
+
+from segship.runtime.errors import CardError
+from segship.runtime.preprocess import FULL_SCALE, Preprocess
+
+GREY = {"channels": 1, "color_order": "grey", "mean": (0.25,), "std": (0.5,)}
+
+
+@st.composite
+def forms_and_pictures(draw: st.DrawFn) -> tuple[Preprocess, NDArray[Any]]:
+    channels = draw(st.sampled_from([1, 3]))
+    depth = draw(st.sampled_from(["uint8", "uint16"]))
+    number = st.floats(-2, 2).map(lambda value: round(value, 3))
+    form = Preprocess(
+        size=(draw(st.integers(1, 20)), draw(st.integers(1, 20))),
+        channels=channels,
+        depth=draw(st.just(depth)),
+        color_order="grey" if channels == 1 else draw(st.sampled_from(["RGB", "BGR"])),
+        scale=draw(st.sampled_from(["full_scale", "image_max"])),
+        mean=tuple(draw(number) for _ in range(channels)),
+        std=tuple(draw(st.floats(0.05, 4)) for _ in range(channels)),
+    )
+    shape = (draw(st.integers(1, 24)), draw(st.integers(1, 24)), channels)
+    return form, draw(st_numpy.arrays(depth, shape))
+
+
+@settings(max_examples=80, deadline=None)
+@given(forms_and_pictures())
+def test_the_input_is_what_the_card_says_in_64_bit(case: tuple[Preprocess, NDArray[Any]]) -> None:
+    form, picture = case
+    height, width = form.size
+    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR_EXACT).reshape(height, width, -1)
+    divisor = FULL_SCALE[form.depth] if form.scale == "full_scale" else max(int(resized.max()), 1)
+    values = resized.astype(np.float64)[..., :: -1 if form.color_order == "BGR" else 1] / divisor
+    expected = ((values - form.mean) / form.std).transpose(2, 0, 1)[None]
+
+    batch = form(picture)
+
+    assert batch.dtype == np.float32
+    assert batch.shape == (1, form.channels, *form.size)
+    np.testing.assert_allclose(batch, expected, rtol=1e-5, atol=2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(forms_and_pictures())
+def test_preprocessing_leaves_its_picture_alone(case: tuple[Preprocess, NDArray[Any]]) -> None:
+    form, picture = case
+    before = picture.copy()
+    form(picture)
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_a_picture_of_the_networks_size_is_not_resized() -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert Preprocess((2, 3)).geometry(picture) is picture
+
+
+def test_a_grey_picture_keeps_its_channel_axis_when_resized() -> None:
+    picture = np.full((5, 9, 1), 700, np.uint16)
+    resized = Preprocess((4, 6), depth="uint16", **GREY).geometry(picture)  # type: ignore[arg-type]
+    assert (resized.shape, resized.dtype) == ((4, 6, 1), np.uint16)
+    assert (resized == 700).all()
+
+
+def test_views_that_run_backwards_give_what_their_copies_give() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    form = Preprocess((6, 5))
+    for view in (picture[::-1], picture[:, ::-1], picture[..., ::-1], picture[::2, ::3], picture.transpose(1, 0, 2)):
+        np.testing.assert_array_equal(form(view), form(np.ascontiguousarray(view)))
+
+
+def test_sixteen_bits_reach_the_network() -> None:
+    form = Preprocess((4, 4), depth="uint16", **GREY)  # type: ignore[arg-type]
+    coarse = np.full((4, 4, 1), 0x3700, np.uint16)
+    assert (form(coarse) != form(coarse + np.uint16(1))).all()
+
+
+def test_black_stays_black_where_the_largest_value_scales() -> None:
+    form = Preprocess((4, 4), scale="image_max")
+    assert (form(np.zeros((4, 4, 3), np.uint8)) == 0).all()
+
+
+def test_the_pictures_largest_value_becomes_one() -> None:
+    picture = np.array([[[10, 20, 40]]], np.uint8)
+    np.testing.assert_allclose(Preprocess((1, 1), scale="image_max")(picture).ravel(), [0.25, 0.5, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 30), st.integers(1, 30), st_numpy.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)))
+)
+def test_resized_labels_hold_no_new_ids(height: int, width: int, labels: NDArray[np.uint8]) -> None:
+    resized = Preprocess((height, width)).geometry_of_labels(labels)
+    assert resized.shape == (height, width)
+    assert resized.dtype == labels.dtype
+    assert set(np.unique(resized)) <= set(np.unique(labels))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": (0, 5)}, r"preprocess.size is \(0, 5\)"),
+        ({"size": (5, 16385)}, "1…16384 pixels"),
+        ({"channels": 1}, "preprocess.channels is 1 and color_order 'RGB'"),
+        ({"color_order": "grey"}, "expected 3 with RGB or BGR, 1 with grey"),
+        ({"mean": (0.5,)}, r"preprocess.mean is \(0.5,\); expected 3 finite numbers"),
+        ({"mean": (0.5, float("nan"), 0)}, "expected 3 finite numbers"),
+        ({"std": (1, 1, float("inf"))}, "preprocess.std.*3 finite"),
+        ({"std": (1, 0, 1)}, "every value must be above 0"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(CardError, match=words):
+        Preprocess(**{"size": (4, 4)} | values)
