@@ -65,7 +65,7 @@ clean: ## remove everything that was made
 	@touch $@
 
 $(DEMO)/train/best.safetensors: | .venv/.has-demo
-	$(BIN)/seg-train --data demo --arch unet --base-channels 16 --size 128x160 --epochs 10 --lr 3e-3 \
+	$(BIN)/seg-train --data demo --arch unet --base-channels 16 --epochs 10 --batch-size 4 --lr 3e-3 \
 		--out $(DEMO)/train --overwrite
 
 $(DEMO)/model.onnx: $(DEMO)/train/best.safetensors

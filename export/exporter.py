@@ -134,6 +134,9 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # shapes are meant to become constants
         warnings.simplefilter("ignore", DeprecationWarning)  # of this exporter, which is chosen all the same
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # what it leaves, the simplifier folds
+        warnings.filterwarnings(
+            "ignore", "Exporting to ONNX opset version", UserWarning
+        )  # above 20; checked when written
         try:
             torch.onnx.export(
                 module,

@@ -164,12 +164,15 @@ def _parse(kind: Any, value: object, where: str) -> object:
         return tuple(_parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict and isinstance(value, dict):
         return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and is_number and abs(value) <= sys.float_info.max:  # NaN and what overflows are not
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
         return float(value)
     if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
         return value
     raise CardError(f"{where} is {str(value)[:80]!r}; expected {getattr(kind, '__name__', None) or kind}")
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= sys.float_info.max  # also tells of integers that no float can hold
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:

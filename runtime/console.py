@@ -1,5 +1,6 @@
 """What the commands share: errors as one line and an exit status, and options with one meaning everywhere."""
 
+import io
 import os
 import sys
 import warnings
@@ -32,6 +33,9 @@ class SizeType(click.ParamType[tuple[int, int]]):
 def run(command: click.Command) -> NoReturn:
     """Run a command and exit: with what it returns, or with one line on stderr and the status of its error."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow warns of is read all the same, or is our error
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # for names of files that are no Unicode, and consoles that are none
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = command.main(standalone_mode=False)
     except click.ClickException as error:

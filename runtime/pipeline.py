@@ -1,7 +1,7 @@
 """Three stages that overlap, in order and in bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ def overlapped(
     after: Callable[[Raw], Done],
     *,
     workers: int = 2,
-) -> Iterator[tuple[Item, Future[Done]]]:
+) -> Generator[tuple[Item, Future[Done]], None, None]:
     """Run ``before``, ``network`` and ``after`` on each item, each stage beside the others.
 
     ``network`` runs in one thread, one item at a time and in order; ``before`` and ``after`` share ``workers`` threads.

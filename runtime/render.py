@@ -70,7 +70,7 @@ def write_rgb(path: Path, image: RgbImage) -> None:
     """Write a picture (H, W, 3) as PNG."""
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     with replacing(path) as temporary:
-        temporary.write_bytes(encoded)  # not by cv2.imwrite, which says True of a file that the disk had no room for
+        temporary.write_bytes(encoded.tobytes())  # cv2.imwrite says True of a file that the disk had no room for
 
 
 def contact_sheet(rows: list[list[RgbImage]], titles: list[str], *, cell_height_px: int = 180) -> RgbImage:

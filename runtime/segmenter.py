@@ -1,5 +1,6 @@
 """From a picture to its labels, in one call or as an overlapping stream."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -207,12 +208,13 @@ class Segmenter:
             network=lambda ready: (ready[0], self._infer(ready[1])),
             after=finish,
         )
-        for (number, _), done in stages:
-            error = done.exception()
-            if isinstance(error, SegshipError) and on_error is not None:
-                on_error(number, error)
-            else:
-                yield done.result()
+        with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
+            for (number, _), done in stages:
+                error = done.exception()
+                if isinstance(error, SegshipError) and on_error is not None:
+                    on_error(number, error)
+                else:
+                    yield done.result()
 
     def describe(self) -> dict[str, Any]:
         """Return model, classes and what really runs, as plain values."""
@@ -266,7 +268,8 @@ class Segmenter:
         expected = (1, self.card.num_classes, *self.card.preprocess.size)
         if output.shape != expected or output.dtype != np.float32:
             raise BackendError(f"the graph returned {_described(output)}; its card promises logits {expected} float32")
-        if not np.isfinite(output).all():
+        limit = np.finfo(np.float32).max  # which OpenCV 5 makes of NaN
+        if not (-limit < output.min() and output.max() < limit):
             raise BackendError("the network returned values that are no numbers (NaN or infinite); its weights are bad")
         return output
 

@@ -53,6 +53,9 @@ def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
     assert card.network is not None
     network = build_network(card.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
     network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of what it sees, or else every scale fades and the logits with it
     with torch.no_grad():
         for _ in range(3):
             network(torch.randn(2, card.preprocess.channels, *card.preprocess.size))

@@ -41,7 +41,7 @@ class TrainConfig:
         data: as ``--data`` takes it.
         out: folder that the run writes to.
         network: architecture and sizes.
-        size: (height, width) of the network's input, in pixels.
+        size: (height, width) of the network's input, in pixels; None: that of the first training picture.
         epochs: passes over the training part.
         batch_size: pictures a step.
         learning_rate: at its highest; it warms up over the first 5 % of the steps and falls to 0 as a cosine.
@@ -56,7 +56,7 @@ class TrainConfig:
     data: str
     out: Path
     network: Network
-    size: tuple[int, int]
+    size: tuple[int, int] | None = None
     epochs: int = 20
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -79,11 +79,6 @@ class TrainConfig:
             )
         if not 0 < self.learning_rate < math.inf:
             raise TrainingError(f"the learning rate is {self.learning_rate}; expected a number above 0")
-        if self.batch_size * math.prod(math.ceil(side / DEEPEST_STRIDE) for side in self.size) < 2:
-            raise TrainingError(
-                f"one picture of {self.size[0]}×{self.size[1]} pixels leaves the deepest batch normalisation a single "
-                "value; take a larger --size or --batch-size"
-            )
 
 
 @dataclass(frozen=True)
@@ -129,6 +124,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     torch.manual_seed(config.seed)
     split = open_dataset(config.data, seed=config.seed)
     card = make_card(config, split)
+    _check_batch_norm(card.preprocess.size, config.batch_size)
     network = build_network(config.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
     run = _Run(config, split, card, network, device, progress)
@@ -171,8 +167,9 @@ def pick_device(name: str) -> torch.device:
 def make_card(config: TrainConfig, split: Split) -> ModelCard:
     """Make the card of a run; mean and standard deviation are those of the training pictures."""
     order: ColorOrder = "RGB" if split.train.channels == 3 else "grey"
+    height, width = split.train[0].image.shape[:2]
     neutral = Preprocess(
-        config.size,
+        config.size or (height, width),
         split.train.channels,
         split.train.depth,
         color_order=order,
@@ -192,6 +189,14 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
         network=config.network,
         provenance=Provenance(dataset=config.data.partition(":")[0], versions=versions),
     )
+
+
+def _check_batch_norm(size: tuple[int, int], batch_size: int) -> None:
+    if batch_size * math.prod(math.ceil(side / DEEPEST_STRIDE) for side in size) < 2:
+        raise TrainingError(
+            f"one picture of {size[0]}×{size[1]} pixels leaves the deepest batch normalisation a single value; "
+            "take a larger --size or --batch-size"
+        )
 
 
 class _Run:

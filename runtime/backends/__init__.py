@@ -87,7 +87,7 @@ def load_backend(name: str, model: Path, card: ModelCard, device: str) -> Backen
         factory = cast("BackendFactory", known[name].load())
     except ImportError as error:
         raise MissingExtraError(
-            f"the backend {name} does not import here ({error}); install what it needs "
-            f'(for torch: pip install "segship[train]"), or choose another of {", ".join(sorted(known.names))}'
+            f"the backend {name} does not import here ({error}); install what it needs, "
+            f"or choose another of {', '.join(sorted(known.names))}"
         ) from error
     return factory(model, card, device)

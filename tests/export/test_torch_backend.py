@@ -61,7 +61,7 @@ def test_it_says_what_really_runs(backend: TorchBackend) -> None:
 
 
 def test_an_input_that_does_not_fit_is_an_error_in_one_line(backend: TorchBackend, batch: np.ndarray) -> None:
-    with pytest.raises(BackendError, match="PyTorch failed: .*channels") as caught:
+    with pytest.raises(BackendError, match=r"PyTorch failed: .*channels") as caught:
         backend.run(batch[:, :1])
     assert "\n" not in str(caught.value)
 

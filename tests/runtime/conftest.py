@@ -87,7 +87,7 @@ def nan_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def write_deep_png() -> WriteDeep:
-    """Write a 16-bit PNG: (H, W, 1…4) is grey, grey and alpha, RGB, RGBA. Neither Pillow nor OpenCV has a part in it."""
+    """Write a 16-bit PNG, by hand: (H, W, 1…4) is grey, grey and alpha, RGB, RGBA."""
 
     def write(path: Path, pixels: NDArray[np.uint16], *, orientation: int = 1) -> Path:
         height, width, channels = pixels.shape
@@ -107,7 +107,7 @@ def write_deep_png() -> WriteDeep:
 
 @pytest.fixture(scope="session")
 def write_deep_tiff() -> WriteDeep:
-    """Write an uncompressed 16-bit TIFF of (H, W, 1 or 3) values, of either byte order."""
+    """Write an uncompressed 16-bit TIFF, by hand, of (H, W, 1 or 3) values in either byte order."""
 
     def write(path: Path, pixels: NDArray[np.uint16], *, orientation: int = 1, order: str = "<") -> Path:
         height, width, channels = pixels.shape

@@ -21,9 +21,14 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path, durable: bool) 
 def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("half")
-        _ = 1 / 0
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("no more ink")
+
+    with pytest.raises(ValueError, match="no more ink"):
+        write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -27,7 +27,7 @@ TWELVE_COLORS = [
 
 @pytest.fixture(scope="session")
 def write_camvid() -> WriteCamVid:
-    """Write a tree of pictures and masks in patches of 8 pixels, some of them void, so that there is something to learn.
+    """Write a tree of pictures and masks in patches of 8 pixels, some of them void: there is something to learn.
 
     ``masks`` is ``index`` (``trainannot/``, grey ids, 11 void) or ``color`` (``train_labels/``, ``_L`` after the name).
     The patches are the same in both forms.

@@ -27,6 +27,7 @@ def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn
     try:
         return ARCHITECTURES[network.arch](num_classes=num_classes, in_channels=in_channels, **network.options)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes below zero, or above what torch counts
+        detail = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"architecture {network.arch!r} cannot be built with {network.options} ({' '.join(str(error).split())[:300]})"
+            f"architecture {network.arch!r} cannot be built with {network.options} ({detail})"
         ) from error

@@ -194,7 +194,10 @@ INDEX_HARMS: dict[str, tuple[Harm, str]] = {
         lambda tree: _replace(_mask(tree), b"no picture"),
         r"trainannot/seq_000\.png: the mask is no picture that can be read",
     ),
-    "an empty file as picture": (lambda tree: _replace(tree / "train/seq_003.png", b""), r"train/seq_003\.png: no pict"),
+    "an empty file as picture": (
+        lambda tree: _replace(tree / "train/seq_003.png", b""),
+        r"train/seq_003\.png: no pict",
+    ),
     "no pictures folder": (lambda tree: shutil.rmtree(tree / "train"), r"camvid/train is missing; expected the pict"),
     "no masks folder": (
         lambda tree: shutil.rmtree(tree / "valannot"),
@@ -208,8 +211,8 @@ INDEX_HARMS: dict[str, tuple[Harm, str]] = {
 COLOR_HARMS: dict[str, tuple[Harm, str]] = {
     "an unknown colour": (
         lambda tree: _smudge(_mask(tree)),
-        r"train_labels/seq_000_L\.png: colour \(127, 64, 128\) stands for no class \(5 pixels, and 1 more such colours\)"
-        r"; add it to class_dict\.csv",
+        r"train_labels/seq_000_L\.png: colour \(127, 64, 128\) stands for no class \(5 pixels, and 1 more such "
+        r"colours\); add it to class_dict\.csv",
     ),
     "a grey mask among colour masks": (
         lambda tree: PillowImage.open(_mask(tree)).convert("L").save(_mask(tree)),

@@ -75,7 +75,9 @@ def test_colour_masks_give_red_green_blue(tmp_path: Path, mode: str) -> None:
 def test_masks_of_other_modes_are_refused_naming_the_mode(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "mask.tif"
     PillowImage.new(mode, (2, 2)).save(path)
-    with pytest.raises(DatasetError, match=rf"mask\.tif: the mask has mode {mode}; expected 8-bit grey, palette or RGB"):
+    with pytest.raises(
+        DatasetError, match=rf"mask\.tif: the mask has mode {mode}; expected 8-bit grey, palette or RGB"
+    ):
         read_mask(path)
 
 

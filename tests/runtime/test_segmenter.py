@@ -1,0 +1,379 @@
+import dataclasses
+import gc
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from segship.runtime.backends import default_backend
+from segship.runtime.compare import compare
+from segship.runtime.errors import BackendError, CardError, ImageError, ModelError, SegshipError
+from segship.runtime.images import Conversion
+from segship.runtime.labels import labels_from_logits
+from segship.runtime.model_file import read_card
+from segship.runtime.pipeline import MAX_IN_FLIGHT
+from segship.runtime.segmenter import Result, Segmenter
+
+Photo = NDArray[np.uint8]
+ENGINES = ["ort", "opencv", "torch"]
+ONNX_ENGINES = ["ort", "opencv"]
+DEPTHS = {"uint8": np.uint8, "uint16": np.uint16}
+WITHOUT_TRAINING = """
+import importlib, pkgutil, sys
+for name in ("torch", "onnx", "onnxsim", "safetensors", "matplotlib"):
+    sys.modules[name] = None
+import numpy as np
+import segship.runtime
+for module in pkgutil.walk_packages(segship.runtime.__path__, "segship.runtime."):
+    importlib.import_module(module.name)
+from segship.runtime import Segmenter
+for backend in ("ort", "opencv"):
+    with Segmenter(sys.argv[1], backend=backend) as segmenter:
+        print(segmenter.info.backend, segmenter(np.zeros((9, 11, 3), np.uint8)).labels.shape)
+"""
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def segmenter(request: pytest.FixtureRequest, tiny_model: Path, tiny_checkpoint: Path) -> Iterator[Segmenter]:
+    path = tiny_checkpoint if request.param == "torch" else tiny_model
+    with Segmenter(path, backend=request.param, device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def ort(tiny_model: Path) -> Iterator[Segmenter]:
+    with Segmenter(tiny_model, backend="ort", device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(params=ONNX_ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def grey_model(engine: str, depth: str, models: dict[str, Path], checkpoints: dict[str, Path]) -> Path:
+    return (checkpoints if engine == "torch" else models)[depth]
+
+
+def photos(photo: Photo, count: int) -> list[Photo]:
+    """Pictures whose width tells their number."""
+    return [photo[:, : 20 + number] for number in range(count)]
+
+
+def test_labels_lie_at_the_pictures_own_size(segmenter: Segmenter, photo: Photo) -> None:
+    result = segmenter(photo)
+    assert (result.labels.shape, result.labels.dtype) == ((90, 120), np.uint8)
+    assert result.logits is not None
+    assert (result.logits.shape, result.logits.dtype) == ((6, 48, 64), np.float32)
+    np.testing.assert_array_equal(result.labels, labels_from_logits(result.logits, (90, 120)))
+    assert len(np.unique(result.labels)) > 1
+    np.testing.assert_array_equal(result.image, photo)
+    assert set(result.timings) == {"prepare_ms", "network_ms", "labels_ms"}
+
+
+def test_every_engine_says_what_pytorch_says(segmenter: Segmenter, tiny_checkpoint: Path, photo: Photo) -> None:
+    with Segmenter(tiny_checkpoint, backend="torch", device="cpu") as reference:
+        comparison = compare(reference(photo), segmenter(photo))
+    assert comparison.passes, comparison
+
+
+def test_a_result_is_not_overwritten_by_later_ones(segmenter: Segmenter, photo: Photo) -> None:
+    first = segmenter(photo)
+    assert first.logits is not None
+    labels, logits = first.labels.copy(), first.logits.copy()
+    for turned in (photo[::-1], photo[:, ::-1]):
+        segmenter(turned)
+    np.testing.assert_array_equal(first.labels, labels)
+    np.testing.assert_array_equal(first.logits, logits)
+
+
+def test_a_file_an_image_and_an_array_give_the_same(segmenter: Segmenter, photo: Photo, tmp_path: Path) -> None:
+    path = tmp_path / "Straße 道路" / "a photo.png"
+    path.parent.mkdir()
+    PillowImage.fromarray(photo).save(path)
+    expected = segmenter(photo)
+    with PillowImage.open(path) as image:
+        for source in (path, str(path), image, PillowImage.fromarray(photo), photo[::-1][::-1]):
+            np.testing.assert_array_equal(segmenter(source).labels, expected.labels)
+    assert segmenter(path).source == str(path)
+    assert expected.source == "array"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (48, 64), (7, 5)])
+def test_pictures_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    result = segmenter(picture)
+    assert result.labels.shape == size
+    assert result.overlay().shape == (*size, 3)
+    assert sum(result.areas.values()) == pytest.approx(1)
+
+
+def test_a_grey_picture_is_taken_by_a_colour_network(segmenter: Segmenter, photo: Photo) -> None:
+    np.testing.assert_array_equal(segmenter(photo[..., 0]).labels, segmenter(photo[..., :1].repeat(3, axis=2)).labels)
+
+
+def test_areas_are_the_shares_of_the_classes(ort: Segmenter, photo: Photo) -> None:
+    result = ort(photo)
+    assert list(result.areas) == list(ort.card.class_names)
+    assert sum(result.areas.values()) == pytest.approx(1)
+    for class_id, share in enumerate(result.areas.values()):
+        assert share == pytest.approx((result.labels == class_id).mean())
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_labels(ort: Segmenter, photo: Photo) -> None:
+    result = ort(photo)
+    assert result.probabilities.shape == (6, 90, 120)
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(result.probabilities.argmax(axis=0), result.labels)
+
+
+def test_an_overlay_goes_from_the_picture_to_the_colours(ort: Segmenter, photo: Photo) -> None:
+    result = ort(photo)
+    np.testing.assert_array_equal(result.color(), np.array(ort.card.palette, np.uint8)[result.labels])
+    np.testing.assert_array_equal(result.overlay(alpha=0), photo)
+    np.testing.assert_array_equal(result.overlay(alpha=1), result.color())
+
+
+def test_saved_pictures_hold_what_the_result_holds(ort: Segmenter, photo: Photo, tmp_path: Path) -> None:
+    result = ort(photo)
+    paths = result.save(tmp_path, ["mask", "color", "overlay"], name="sub/a.b", alpha=0.3)
+    assert paths["mask"] == tmp_path / "mask" / "sub" / "a.b.png"
+    with PillowImage.open(paths["mask"]) as mask:
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.asarray(mask), result.labels)
+    np.testing.assert_array_equal(np.asarray(PillowImage.open(paths["color"])), result.color())
+    np.testing.assert_array_equal(np.asarray(PillowImage.open(paths["overlay"])), result.overlay(0.3))
+
+
+def test_a_model_that_returns_labels_gives_those_of_its_logits(
+    engine: str, tiny_labels_model: Path, ort: Segmenter, photo: Photo
+) -> None:
+    with Segmenter(tiny_labels_model, backend=engine) as segmenter:
+        result = segmenter(photo)
+    assert result.logits is None
+    assert result.labels.dtype == np.uint8
+    comparison = compare(ort(photo), result)
+    assert comparison.passes, comparison
+    with pytest.raises(ModelError, match="export it with --head logits"):
+        _ = result.probabilities
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("name", ENGINES)
+def test_grey_networks_take_grey_files_of_either_depth(
+    name: str, depth: str, grey_models: dict[str, Path], grey_checkpoints: dict[str, Path], photo: Photo, tmp_path: Path
+) -> None:
+    pixels = photo[..., 0].astype(DEPTHS[depth]) * (257 if depth == "uint16" else 1)
+    path = tmp_path / "grey.png"
+    PillowImage.fromarray(pixels).save(path)
+    with Segmenter(grey_model(name, depth, grey_models, grey_checkpoints), backend=name, device="cpu") as segmenter:
+        result = segmenter(path)
+    assert result.labels.shape == (90, 120)
+    np.testing.assert_array_equal(result.image[..., 0], pixels)
+    assert result.overlay(0).dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_16_bit_picture_is_not_quantised_on_its_way_to_the_logits(
+    name: str, grey_models: dict[str, Path], grey_checkpoints: dict[str, Path], photo: Photo, tmp_path: Path
+) -> None:
+    coarse = photo[..., 0].astype(np.uint16) << 8
+    fine = coarse + np.random.default_rng(0).integers(0, 256, coarse.shape).astype(np.uint16)
+    np.testing.assert_array_equal(coarse >> 8, fine >> 8)
+    logits = []
+    with Segmenter(grey_model(name, "uint16", grey_models, grey_checkpoints), backend=name, device="cpu") as segmenter:
+        for pixels in (coarse, fine):
+            PillowImage.fromarray(pixels).save(tmp_path / "grey.png")
+            logits.append(segmenter(tmp_path / "grey.png").logits)
+            np.testing.assert_array_equal(logits[-1], segmenter(pixels).logits)
+    assert logits[0] is not None
+    assert logits[1] is not None
+    assert (logits[0] != logits[1]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("conversion", "picture"),
+    [
+        ("depth", np.arange(2000, dtype=np.uint16).reshape(40, 50)),
+        ("grey", np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)),
+        ("alpha", np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8).repeat(4, axis=2)),
+    ],
+)
+def test_a_lossy_conversion_is_refused_until_it_is_asked_for(
+    conversion: Conversion, picture: NDArray[np.uint8], grey_models: dict[str, Path]
+) -> None:
+    with Segmenter(grey_models["uint8"], backend="ort") as segmenter:
+        with pytest.raises(ImageError, match=f"ask for it: --convert {conversion}"):
+            segmenter(picture)
+        others: set[Conversion] = {"depth", "grey", "alpha"} - {conversion}
+    with Segmenter(grey_models["uint8"], backend="ort", convert=others) as segmenter, pytest.raises(ImageError):
+        segmenter(picture)
+    with Segmenter(grey_models["uint8"], backend="ort", convert=[conversion]) as segmenter:
+        assert segmenter(picture).labels.shape == (40, 50)
+
+
+def test_a_stream_gives_what_single_calls_give_in_order(segmenter: Segmenter, photo: Photo) -> None:
+    pictures = photos(photo, 20)
+    results = list(segmenter.stream(pictures))
+    assert [result.labels.shape[1] for result in results] == [20 + number for number in range(20)]
+    for picture, result in zip(pictures, results, strict=True):
+        np.testing.assert_array_equal(result.labels, segmenter(picture).labels)
+
+
+def test_what_follows_a_picture_is_handed_out_with_it(ort: Segmenter, photo: Photo) -> None:
+    def then(number: int, result: Result) -> tuple[int, int]:
+        return number, result.labels.shape[1]
+
+    pairs = list(ort.stream(photos(photo, 9), then=then))
+    assert [extra for _, extra in pairs] == [(number, 20 + number) for number in range(9)]
+    assert [result.labels.shape[1] for result, _ in pairs] == [20 + number for number in range(9)]
+
+
+def test_an_error_ends_a_stream_after_the_pictures_before_it(ort: Segmenter, photo: Photo) -> None:
+    threads = threading.active_count()
+    pictures = [photo, photo, Path("missing.png"), photo]
+    stream = ort.stream(pictures)
+    assert [next(stream).labels.shape for _ in range(2)] == [(90, 120)] * 2
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        next(stream)
+    assert threading.active_count() == threads
+    assert list(stream) == []
+
+
+def test_a_stream_goes_on_where_errors_are_taken_care_of(ort: Segmenter, photo: Photo) -> None:
+    errors: list[tuple[int, SegshipError]] = []
+    pictures = [photo, Path("a.png"), photo, np.zeros((4, 4, 3), np.float32), photo]
+    results = list(ort.stream(pictures, on_error=lambda number, error: errors.append((number, error))))
+    assert len(results) == 3
+    assert [number for number, _ in errors] == [1, 3]
+    assert all(isinstance(error, ImageError) for _, error in errors)
+
+
+def test_an_error_in_what_follows_a_picture_is_raised(ort: Segmenter, photo: Photo) -> None:
+    def then(number: int, result: Result) -> None:
+        raise ZeroDivisionError("in my own code")
+
+    with pytest.raises(ZeroDivisionError, match="in my own code"):
+        list(ort.stream([photo], then=then, on_error=lambda number, error: None))
+
+
+def test_an_endless_stream_is_read_only_a_little_ahead_and_can_be_closed(ort: Segmenter, photo: Photo) -> None:
+    threads = threading.active_count()
+    read = itertools.count()
+    taken = 0
+
+    def pictures() -> Iterator[Photo]:
+        while True:
+            next(read)
+            yield photo
+
+    stream = ort.stream(pictures())
+    for _ in range(12):
+        next(stream)
+        taken += 1
+    stream.close()  # type: ignore[attr-defined]
+    gc.collect()
+    assert taken <= next(read) <= taken + MAX_IN_FLIGHT + 1
+    assert threading.active_count() == threads
+    assert ort(photo).labels.shape == (90, 120)
+
+
+def test_a_failing_source_of_pictures_is_raised(ort: Segmenter, photo: Photo) -> None:
+    def pictures() -> Iterator[Photo]:
+        yield photo
+        raise OSError("the camera is gone")
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        list(ort.stream(pictures()))
+
+
+def test_an_error_while_a_result_is_used_leaves_no_threads(ort: Segmenter, photo: Photo) -> None:
+    threads = threading.active_count()
+
+    def use() -> None:
+        for _ in ort.stream(itertools.repeat(photo), on_error=stop):
+            raise ZeroDivisionError
+
+    def stop(number: int, error: SegshipError) -> None:
+        raise error
+
+    with pytest.raises(ZeroDivisionError):
+        use()
+    gc.collect()
+    with pytest.raises(ImageError):
+        list(ort.stream([photo, Path("missing.png"), *[photo] * 9], on_error=stop))
+    assert threading.active_count() == threads
+
+
+def test_logits_that_are_no_numbers_are_an_error(engine: str, nan_model: Path, photo: Photo) -> None:
+    with Segmenter(nan_model, backend=engine) as segmenter, pytest.raises(BackendError, match="NaN or infinite"):
+        segmenter(photo)
+
+
+def test_labels_of_classes_that_the_card_lacks_are_an_error(
+    engine: str, tiny_labels_model: Path, ort: Segmenter, photo: Photo
+) -> None:
+    assert ort(photo).labels.max() > 0
+    card = read_card(tiny_labels_model)
+    one = dataclasses.replace(card, class_names=card.class_names[:1], palette=card.palette[:1])
+    with (
+        Segmenter(tiny_labels_model, backend=engine, card=one) as segmenter,
+        pytest.raises(BackendError, match=r"its card promises labels \(1, 48, 64\) of 0…0"),
+    ):
+        segmenter(photo)
+
+
+def test_a_model_without_card_takes_one_that_is_given(
+    engine: str, tiny_model: Path, with_card: Callable[..., Path], ort: Segmenter, photo: Photo
+) -> None:
+    bare = with_card(tiny_model, None)
+    with pytest.raises(CardError, match="no segship card"):
+        Segmenter(bare, backend=engine)
+    with Segmenter(bare, backend=engine, card=read_card(tiny_model)) as segmenter:
+        assert (segmenter(photo).labels == ort(photo).labels).mean() > 0.999
+
+
+def test_a_given_card_goes_before_the_models_own(tiny_model: Path, photo: Photo) -> None:
+    names = tuple("uvwxyz")
+    card = dataclasses.replace(read_card(tiny_model), class_names=names)
+    with Segmenter(tiny_model, card=card) as segmenter:
+        assert tuple(segmenter(photo).areas) == names
+
+
+def test_the_default_engine_says_which_it_is(tiny_model: Path) -> None:
+    with Segmenter(str(tiny_model)) as segmenter:
+        assert segmenter.info.backend == default_backend()
+        described = segmenter.describe()
+    assert described["engine"]["backend"] == default_backend()
+    assert (described["network"], described["size"], described["head"]) == ("unet", [48, 64], "logits")
+    json.dumps(described)
+
+
+def test_after_closing_it_says_that_it_is_closed(engine: str, tiny_model: Path, photo: Photo) -> None:
+    with Segmenter(tiny_model, backend=engine) as segmenter:
+        segmenter(photo)
+    with pytest.raises(BackendError, match="closed"):
+        segmenter(photo)
+
+
+def test_a_model_of_any_name_is_a_model(engine: str, tiny_model: Path, tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "Modell für Straßen.v2"
+    shutil.copy(tiny_model, path)
+    with Segmenter(path, backend=engine) as segmenter:
+        assert segmenter(photo).labels.shape == (90, 120)
+
+
+def test_the_runtime_works_where_nothing_of_training_is_installed(tiny_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAINING, str(tiny_model)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["ort (9, 11)", "opencv (9, 11)"], done.stderr
