@@ -134,7 +134,8 @@ class _Report:
         elif self._as_lines:
             skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
             written = f" → {out}/" if out and done else ""
-            click.echo(f"{done} pictures{skipped} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
+            pictures = "1 picture" if done == 1 else f"{done} pictures"
+            click.echo(f"{pictures}{skipped} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
 
     def _make_bar(self) -> "RichProgress":
         from rich.console import Console

@@ -124,7 +124,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     torch.manual_seed(config.seed)
     split = open_dataset(config.data, seed=config.seed)
     card = make_card(config, split)
-    _check_batch_norm(card.preprocess.size, config.batch_size)
+    _check_batch_norm(card.preprocess.size, min(config.batch_size, len(split.train)))
     network = build_network(config.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
     run = _Run(config, split, card, network, device, progress)

@@ -127,6 +127,20 @@ def test_nothing_of_tools_and_this_machine_is_left_in_the_file(exported: ExportR
         assert trace.encode() not in content, trace
 
 
+def test_traces_that_a_tool_leaves_are_taken_out(
+    sabotage: Callable[[Change], None], tiny_checkpoint: Path, picture: Path, tmp_path: Path
+) -> None:
+    def leave_traces(model: onnx.ModelProto) -> None:
+        for holder in (model, model.graph, model.graph.node[0]):
+            holder.doc_string = "/home/somebody/train.py"
+            entry = holder.metadata_props.add()
+            entry.key, entry.value = "namespace", "/home/somebody/train.py"
+
+    sabotage(leave_traces)
+    result = export(tiny_checkpoint, tmp_path / "model.onnx", images=[picture])
+    assert b"somebody" not in result.path.read_bytes()
+
+
 def test_the_graph_takes_one_picture_and_returns_what_the_card_promises(exported: ExportResult) -> None:
     graph = onnx.load(exported.path).graph
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,8 +139,8 @@ def test_a_json_document_lists_what_was_done_and_what_was_skipped(
     assert document["engine"]["device"] == "cpu"
 
 
-def _png(photo: Photo, **options: object) -> Callable[[Path], None]:
-    return lambda path: PillowImage.fromarray(photo).save(path, **options)
+def _png(picture: NDArray[Any]) -> Callable[[Path], None]:
+    return lambda path: PillowImage.fromarray(picture).save(path)
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)

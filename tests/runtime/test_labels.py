@@ -44,6 +44,8 @@ def test_of_equal_logits_the_lower_class_wins() -> None:
     logits[2, 0, 0] = 1
     logits[1, 1, 1] = logits[2, 1, 1] = 2
     np.testing.assert_array_equal(labels_from_logits(logits, (2, 2)), [[2, 0], [0, 1]])
+    many = np.concatenate([logits, np.zeros((300, 2, 2), np.float32)])
+    np.testing.assert_array_equal(labels_from_logits(many, (2, 2)), [[2, 0], [0, 1]])
 
 
 @pytest.mark.parametrize(("num_classes", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (300, np.uint16)])

@@ -9,20 +9,21 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from segship.runtime.errors import CardError
-from segship.runtime.preprocess import FULL_SCALE, Preprocess
+from segship.runtime.preprocess import FULL_SCALE, Depth, Preprocess
 
+DEPTHS: list[Depth] = ["uint8", "uint16"]
 GREY = {"channels": 1, "color_order": "grey", "mean": (0.25,), "std": (0.5,)}
 
 
 @st.composite
 def forms_and_pictures(draw: st.DrawFn) -> tuple[Preprocess, NDArray[Any]]:
     channels = draw(st.sampled_from([1, 3]))
-    depth = draw(st.sampled_from(["uint8", "uint16"]))
+    depth: Depth = draw(st.sampled_from(DEPTHS))
     number = st.floats(-2, 2).map(lambda value: round(value, 3))
     form = Preprocess(
         size=(draw(st.integers(1, 20)), draw(st.integers(1, 20))),
         channels=channels,
-        depth=draw(st.just(depth)),
+        depth=depth,
         color_order="grey" if channels == 1 else draw(st.sampled_from(["RGB", "BGR"])),
         scale=draw(st.sampled_from(["full_scale", "image_max"])),
         mean=tuple(draw(number) for _ in range(channels)),
@@ -66,7 +67,8 @@ def test_a_picture_of_the_networks_size_is_not_resized() -> None:
 def test_a_grey_picture_keeps_its_channel_axis_when_resized() -> None:
     picture = np.full((5, 9, 1), 700, np.uint16)
     resized = Preprocess((4, 6), depth="uint16", **GREY).geometry(picture)  # type: ignore[arg-type]
-    assert (resized.shape, resized.dtype) == ((4, 6, 1), np.uint16)
+    assert resized.shape == (4, 6, 1)
+    assert resized.dtype == np.uint16
     assert (resized == 700).all()
 
 

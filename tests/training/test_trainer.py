@@ -18,7 +18,7 @@ from segship.runtime.palettes import CAMVID
 from segship.runtime.segmenter import Segmenter
 from segship.training.data.camvid import open_camvid
 from segship.training.loader import channel_statistics
-from segship.training.metrics import ConfusionMatrix
+from segship.training.metrics import ConfusionMatrix, Scores
 from segship.training.trainer import Progress, TrainConfig, TrainResult, learning_rate_factor, pick_device, train
 
 SIZE = (32, 32)
@@ -132,6 +132,45 @@ def test_the_best_checkpoint_is_of_the_epoch_with_the_highest_miou(finished: Run
     assert [float(row["miou"]) for row in finished.rows()] == pytest.approx(mious, abs=1e-6)
 
 
+def test_the_best_epoch_is_the_first_of_the_highest_and_not_the_last(
+    configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = iter([10, 30, 30, 20])  # what no training would give for certain: a network that gets worse again
+
+    def validate(*_arguments: object) -> Scores:
+        matrix = ConfusionMatrix(len(CAMVID), 255)
+        matrix.add(np.zeros(40, np.uint8), np.arange(40) >= next(hits))
+        return matrix.scores()
+
+    monkeypatch.setattr("segship.training.trainer.validate", validate)
+    listener = Listener()
+    result = train(configure(tmp_path, epochs=4), listener)
+    assert [heard for heard in listener.heard if heard[0] == "done"] == [
+        ("done", 1, True), ("done", 2, True), ("done", 3, False), ("done", 4, False)
+    ]  # fmt: skip
+    assert result.best.epoch == 2
+    assert read_card(tmp_path / "best.safetensors").provenance.epoch == 2
+    assert read_card(tmp_path / "last/weights.safetensors").provenance.epoch == 4
+    assert not _same(load_file(tmp_path / "best.safetensors"), _weights(tmp_path))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_it_learns_and_pictures_are_mirrored_with_their_labels(
+    configure: Callable[..., TrainConfig], tmp_path: Path, flip: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    for part in ("train", "val"):
+        for folder in (part, f"{part}annot"):
+            (tmp_path / "tree" / folder).mkdir(parents=True)
+        for number in range(20 if part == "train" else 3):
+            ids = np.kron(rng.integers(0, 2, (4, 4), np.uint8), np.ones((8, 8), np.uint8))
+            picture = np.clip(80 + 90 * ids[..., None] + rng.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+            PillowImage.fromarray(picture).save(tmp_path / f"tree/{part}/{number}.png")
+            PillowImage.fromarray(ids).save(tmp_path / f"tree/{part}annot/{number}.png")
+    config = configure(tmp_path / "run", data=f"camvid:{tmp_path / 'tree'}", epochs=4, learning_rate=0.02, flip=flip)
+    assert train(config, Progress()).best.scores.pixel_accuracy > 0.95
+
+
 def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finished: Run, tree: Path) -> None:
     matrix = ConfusionMatrix(len(CAMVID), 255)
     with Segmenter(finished.out / "best.safetensors", backend="torch", device="cpu") as segmenter:
@@ -213,7 +252,6 @@ def test_a_network_that_diverged_in_the_last_step_of_an_epoch_leaves_no_checkpoi
         ({"learning_rate": 0.0}, r"learning rate is 0\.0; expected a number above 0"),
         ({"learning_rate": math.nan}, "learning rate is nan"),
         ({"learning_rate": math.inf}, "learning rate is inf"),
-        ({"size": (32, 32), "batch_size": 1}, r"32×32.*larger --size or --batch-size"),
     ],
 )
 def test_a_configuration_that_cannot_train_is_refused(
@@ -221,6 +259,24 @@ def test_a_configuration_that_cannot_train_is_refused(
 ) -> None:
     with pytest.raises(TrainingError, match=words):
         configure(tmp_path, **change)
+
+
+@pytest.mark.parametrize(("batch_size", "pictures"), [(1, 6), (8, 1)])
+def test_a_batch_of_one_small_picture_is_refused_before_it_fails_in_the_network(
+    configure: Callable[..., TrainConfig], write_camvid: Callable[..., Path], tmp_path: Path,
+    batch_size: int, pictures: int,
+) -> None:  # fmt: skip
+    tree = write_camvid(tmp_path / "camvid", train=pictures)
+    config = configure(tmp_path / "run", data=f"camvid:{tree}", network=Network("u2netp"), batch_size=batch_size)
+    with pytest.raises(TrainingError, match=r"one picture of 32×32 pixels.*take a larger --size or --batch-size"):
+        train(config, Progress())
+
+
+def test_the_networks_size_is_that_of_the_first_picture_unless_it_is_given(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    result = train(configure(tmp_path, size=None, epochs=1), Progress())
+    assert read_card(result.checkpoint).preprocess.size == (40, 56)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", "meta", "", "cuda:-1"])

@@ -210,7 +210,7 @@ def test_onnx_runtime_is_the_default_where_it_is_installed() -> None:
 def test_where_pytorch_is_missing_its_backend_is_one_line_that_says_how_to_install_it(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    arguments = [tiny_checkpoint, tmp_path, "--backend", "torch"]
+    arguments = [str(tiny_checkpoint), str(tmp_path), "--backend", "torch"]
     done = subprocess.run(
         [sys.executable, "-c", TORCH_IS_MISSING, *arguments], capture_output=True, text=True, check=False
     )

@@ -108,12 +108,21 @@ class TestUNet:
             widths = [network.bottleneck[0].out_channels for network in (UNet(2), UNet(2, base_channels=8))]
         assert widths == [1024, 128]
 
-    def test_a_picture_that_does_not_fit_is_padded_with_zeros_right_and_below(self) -> None:
-        network = _small("unet").eval()
-        picture = torch.randn(1, 3, 37, 53)
+    @pytest.mark.parametrize(("size", "padded"), [((37, 53), (48, 64)), ((48, 64), (48, 64)), ((1, 17), (16, 32))])
+    def test_a_picture_is_padded_with_zeros_right_and_below_to_the_next_multiple_of_16(
+        self, size: tuple[int, int], padded: tuple[int, int]
+    ) -> None:
+        network = cast("UNet", _small("unet").eval())
+        entered: list[Tensor] = []
+        network.down1.register_forward_pre_hook(lambda _module, inputs: entered.append(inputs[0]))
+        picture = torch.randn(1, 3, *size)
         with torch.inference_mode():
-            expected = network(F.pad(picture, (0, 64 - 53, 0, 48 - 37)))[0][:, :, :37, :53]
-            torch.testing.assert_close(network(picture)[0], expected, rtol=0, atol=0)
+            logits = network(picture)[0]
+            whole = network(F.pad(picture, (0, padded[1] - size[1], 0, padded[0] - size[0])))[0]
+        assert entered[0].shape[2:] == padded
+        assert torch.equal(entered[0][:, :, : size[0], : size[1]], picture)
+        assert entered[0].count_nonzero() == picture.count_nonzero()
+        assert torch.equal(logits, whole[:, :, : size[0], : size[1]])
 
 
 class TestU2NetP:
