@@ -32,7 +32,7 @@ from segship.runtime.sources import find_images
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Pairs to measure.")
 def overhead(model: Path, pictures: Path, backend: str, limit: int, save: str, rounds: int) -> None:
     """Measure seg-infer with MODEL on PICTURES against its forward passes alone."""
-    paths = [file.path for file in find_images([pictures], leave_out=Path("segmented"))][:limit]
+    paths = [file.path for file in find_images([pictures])][:limit]
     card = read_card(model)
     form = card.preprocess
     batches = [form(read_image(path, channels=form.channels, depth=form.depth)) for path in paths]

@@ -46,7 +46,7 @@ def seg_export(
     from segship.runtime.files import write_text
     from segship.runtime.sources import find_images
 
-    pictures = [] if images is None else [file.path for file in find_images([images], leave_out=output)]
+    pictures = [] if images is None else [file.path for file in find_images([images])]
     spread = [pictures[i * len(pictures) // limit] for i in range(limit)] if len(pictures) > limit else pictures
     result = export(
         checkpoint, output, opset=opset, head="labels" if head == "labels" else "logits", images=spread,

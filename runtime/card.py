@@ -95,6 +95,10 @@ class ModelCard:
         """
         if not 1 <= len(self.class_names) <= MAX_CLASSES:
             raise CardError(f"the card has {len(self.class_names)} class names; expected 1…{MAX_CLASSES}")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise CardError("the card gives two classes the same name")
+        if not 1 <= self.format_version <= FORMAT_VERSION:
+            raise CardError(f"the card has format version {self.format_version}; expected 1…{FORMAT_VERSION}")
         if len(self.palette) != len(self.class_names):
             raise CardError(f"the card has {len(self.palette)} colours for {len(self.class_names)} classes")
         if not all(0 <= value <= 255 for color in self.palette for value in color):

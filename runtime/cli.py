@@ -49,7 +49,7 @@ def seg_infer(
     Masks are palette PNGs at the picture's own size: a viewer shows colours, a program reads class ids. A picture that
     cannot be read is reported and skipped, and the exit status is then 3.
     """
-    from segship.runtime.outputs import check_free, output_kinds, output_names, write_classes
+    from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_kinds, output_names, write_classes
     from segship.runtime.segmenter import Segmenter
     from segship.runtime.sources import find_images
 
@@ -60,12 +60,12 @@ def seg_infer(
         raise click.UsageError(str(error), context) from None
     card = None if card_path is None else _read_card_file(card_path)
     with Segmenter(model, backend=backend, device=device, card=card, convert=conversions) as segmenter:
-        files = find_images(sources, leave_out=out)
+        files = find_images(sources, leave_out=[out / kind for kind in OUTPUT_KINDS])
         names = output_names(files)
         if not overwrite:
             check_free(out, kinds, names)
         if "mask" in kinds:
-            write_classes(out / "mask", segmenter.card)
+            write_classes(out / "mask", segmenter.card, overwrite=overwrite)
 
         def write(number: int, result: "Result") -> "dict[OutputKind, Path]":
             return result.save(out, kinds, name=names[number], alpha=alpha)
@@ -164,7 +164,7 @@ def _read_card_file(path: Path) -> "ModelCard":
     try:
         return ModelCard.from_json(path.read_text(encoding="utf-8"), origin=str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: the card cannot be read ({error})") from error
+        raise CardError(f"{path}: the card cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def main() -> NoReturn:

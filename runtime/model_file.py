@@ -103,6 +103,8 @@ def check_fits(path: Path, card: ModelCard) -> None:
     Raises:
         ModelError: if names or sizes differ, or the file is missing or damaged.
     """
+    if path.suffix == CHECKPOINT_SUFFIX:
+        raise ModelError(f"{path} is a checkpoint, not an ONNX file; export it with seg-export, or use --backend torch")
     header = read_onnx_header(path)
     if card.input_name not in header.inputs or card.output_name not in header.outputs:
         raise ModelError(

@@ -56,9 +56,17 @@ def check_free(out: Path, kinds: Sequence[OutputKind], names: Sequence[Path]) ->
         )
 
 
-def write_classes(folder: Path, card: ModelCard) -> None:
-    """Write ``classes.json`` (id, name, colour) beside the masks in ``folder``."""
+def write_classes(folder: Path, card: ModelCard, *, overwrite: bool) -> None:
+    """Write ``classes.json`` (id, name, colour) beside the masks in ``folder``.
+
+    Raises:
+        OutputError: if one with other classes is there already and ``overwrite`` is False.
+    """
     rows = zip(card.class_names, card.palette, strict=True)
     classes = [{"id": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(rows)]
-    text = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in classes)
-    write_text(folder / "classes.json", f"[\n  {text}\n]\n")
+    listed = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in classes)
+    text = f"[\n  {listed}\n]\n"
+    path = folder / "classes.json"
+    if not overwrite and path.exists() and path.read_bytes() != text.encode():
+        raise OutputError(f"{path} names other classes than this model has; add --overwrite, or choose another --out")
+    write_text(path, text)

@@ -188,7 +188,8 @@ class Segmenter:
         """Segment many pictures; reading, network and what follows overlap, order is kept, memory stays bounded.
 
         Args:
-            images: read no faster than results are taken.
+            images: read no faster than results are taken. Arrays are not copied: do not write into one before its
+                result is there.
             then: called in a worker thread with each picture's number, from 0, and its result; writes files, say.
             on_error: called with the number of a picture that failed and its error, and the stream goes on. Without it
                 the error is raised and the stream ends.

@@ -1,7 +1,7 @@
 """Finding the pictures that a command names: files and folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,20 +22,21 @@ class SourceFile:
     place: Path
 
 
-def find_images(sources: Sequence[Path], *, leave_out: Path) -> list[SourceFile]:
+def find_images(sources: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list[SourceFile]:
     """List pictures: files as they are named, folders with all that is below them, sorted.
 
     Args:
         sources: files and folders. A named file counts whatever its name ends in.
-        leave_out: a folder whose content is not looked at: the one that outputs go to.
+        leave_out: folders whose content is not looked at: those that outputs go to.
 
     Raises:
         ImageError: if a source is missing, or a folder holds no pictures.
     """
+    outputs = {folder.resolve() for folder in leave_out}
     paths: dict[Path, Path] = {}  # by absolute path, so that a picture named twice is done once
     for source in sources:
         if source.is_dir():
-            found = _walk(source, leave_out.resolve())
+            found = _walk(source, outputs)
             if not found:
                 raise ImageError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
             for path in found:
@@ -56,10 +57,10 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps "..", Path.resolve follows links
 
 
-def _walk(folder: Path, leave_out: Path) -> list[Path]:
+def _walk(folder: Path, leave_out: set[Path]) -> list[Path]:
     """List the pictures below a folder; links to folders are not followed, so there is no way into a loop."""
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != leave_out)
+        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() not in leave_out)
         found += (Path(place) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     return found

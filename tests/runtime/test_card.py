@@ -43,7 +43,7 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
 
 @st.composite
 def cards(draw: st.DrawFn) -> ModelCard:
-    names = draw(st.lists(TEXT, min_size=1, max_size=5))
+    names = draw(st.lists(TEXT, min_size=1, max_size=5, unique=True))
     color = st.tuples(*[st.integers(0, 255)] * 3)
     return ModelCard(
         class_names=tuple(names),
@@ -170,3 +170,13 @@ def test_class_names_of_any_script_stay_readable_in_the_text() -> None:
     card = dataclasses.replace(CARD, class_names=("sky", name))
     assert "Straße 道路" in card.to_json()
     assert ModelCard.from_json(card.to_json(), origin="here").class_names[1] == name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"class_names": ["road", "road"]}, "two classes the same name"), ({"format_version": 0}, "expected 1…")],
+)
+def test_a_card_with_two_classes_of_one_name_or_no_version_is_refused(change: dict[str, Any], words: str) -> None:
+    value = json.loads(CARD.to_json()) | change
+    with pytest.raises(CardError, match=words):
+        ModelCard.from_json(json.dumps(value), origin="here")

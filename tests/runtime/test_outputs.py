@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -58,8 +59,19 @@ def test_outputs_that_are_there_are_counted(tmp_path: Path) -> None:
 
 def test_classes_are_listed_with_name_and_colour(tmp_path: Path) -> None:
     card = ModelCard(("road", "Straße 道路"), ((1, 2, 3), (255, 0, 9)), Preprocess((4, 4)))
-    write_classes(tmp_path / "mask", card)
+    write_classes(tmp_path / "mask", card, overwrite=False)
     assert json.loads((tmp_path / "mask" / "classes.json").read_text("utf-8")) == [
         {"id": 0, "name": "road", "color": [1, 2, 3]},
         {"id": 1, "name": "Straße 道路", "color": [255, 0, 9]},
     ]
+
+
+def test_the_classes_of_another_model_are_not_written_over_unless_asked_for(tmp_path: Path) -> None:
+    card = ModelCard(("road", "sky"), ((1, 2, 3), (255, 0, 9)), Preprocess((4, 4)))
+    write_classes(tmp_path, card, overwrite=False)
+    write_classes(tmp_path, card, overwrite=False)
+    other = dataclasses.replace(card, class_names=tuple(f"{name} too" for name in card.class_names))
+    with pytest.raises(OutputError, match="other classes"):
+        write_classes(tmp_path, other, overwrite=False)
+    write_classes(tmp_path, other, overwrite=True)
+    assert "road too" in (tmp_path / "classes.json").read_text(encoding="utf-8")

@@ -16,7 +16,9 @@ from segship.runtime.errors import DeviceError, TrainingError
 from segship.runtime.model_file import read_card
 from segship.runtime.palettes import CAMVID
 from segship.runtime.segmenter import Segmenter
+from segship.training import losses
 from segship.training.data.camvid import open_camvid
+from segship.training.gain_bias import GainBias
 from segship.training.loader import channel_statistics
 from segship.training.metrics import ConfusionMatrix, Scores
 from segship.training.trainer import Progress, TrainConfig, TrainResult, learning_rate_factor, pick_device, train
@@ -154,21 +156,53 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_not_the_last(
     assert not _same(load_file(tmp_path / "best.safetensors"), _weights(tmp_path))
 
 
-@pytest.mark.parametrize("flip", [True, False])
-def test_it_learns_and_pictures_are_mirrored_with_their_labels(
-    configure: Callable[..., TrainConfig], tmp_path: Path, flip: bool
-) -> None:
+@pytest.fixture
+def plain_tree(tmp_path: Path) -> Path:
+    """Pictures of dark and bright patches, a little noisy; bright is class 1, dark class 0."""
     rng = np.random.default_rng(2)
-    for part in ("train", "val"):
+    for part, count in (("train", 20), ("val", 3)):
         for folder in (part, f"{part}annot"):
-            (tmp_path / "tree" / folder).mkdir(parents=True)
-        for number in range(20 if part == "train" else 3):
+            (tmp_path / "plain" / folder).mkdir(parents=True)
+        for number in range(count):
             ids = np.kron(rng.integers(0, 2, (4, 4), np.uint8), np.ones((8, 8), np.uint8))
-            picture = np.clip(80 + 90 * ids[..., None] + rng.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
-            PillowImage.fromarray(picture).save(tmp_path / f"tree/{part}/{number}.png")
-            PillowImage.fromarray(ids).save(tmp_path / f"tree/{part}annot/{number}.png")
-    config = configure(tmp_path / "run", data=f"camvid:{tmp_path / 'tree'}", epochs=4, learning_rate=0.02, flip=flip)
+            picture = 70 + 110 * ids[..., None].astype(int) + rng.integers(-40, 41, (32, 32, 3))
+            PillowImage.fromarray(picture.astype(np.uint8)).save(tmp_path / f"plain/{part}/{number}.png")
+            PillowImage.fromarray(ids).save(tmp_path / f"plain/{part}annot/{number}.png")
+    return tmp_path / "plain"
+
+
+def test_it_learns(configure: Callable[..., TrainConfig], plain_tree: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path / "run", data=f"camvid:{plain_tree}", epochs=4, learning_rate=0.02)
     assert train(config, Progress()).best.scores.pixel_accuracy > 0.95
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_half_of_the_pictures_are_mirrored_and_their_labels_with_them(
+    configure: Callable[..., TrainConfig], plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    seen: list[torch.Tensor] = []
+    normalise, cross_entropy = GainBias.forward, losses.cross_entropy
+
+    def see_pixels(self: GainBias, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels[:, 0] > 125)
+        return normalise(self, pixels)
+
+    def see_labels(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        assert torch.equal(seen[-1], labels == 1)
+        return cross_entropy(outputs, labels, ignore_index)
+
+    monkeypatch.setattr(GainBias, "forward", see_pixels)
+    monkeypatch.setattr("segship.training.trainer.cross_entropy", see_labels)
+    train(configure(tmp_path / "run", data=f"camvid:{plain_tree}", epochs=1, flip=flip), Progress())
+    stored = set()
+    for path in (plain_tree / "trainannot").iterdir():
+        with PillowImage.open(path) as mask:
+            stored.add((np.asarray(mask) == 1).tobytes())
+    pictures = [picture for batch in seen for picture in batch]
+    assert len(pictures) == 20
+    mirrored = [picture.numpy().tobytes() not in stored for picture in pictures]
+    assert {picture.flip(1).numpy().tobytes() for picture, was in zip(pictures, mirrored, strict=True) if was} <= stored
+    assert 4 <= sum(mirrored) <= 16 if flip else sum(mirrored) == 0
 
 
 def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finished: Run, tree: Path) -> None:

@@ -15,6 +15,7 @@ from segship.runtime.backends import Backend, default_backend, load_backend
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, MissingExtraError, ModelError, SegshipError
 from segship.runtime.model_file import read_card
+from segship.runtime.segmenter import Segmenter
 
 ENGINES = ["ort", "opencv", "torch"]
 ONNX_ENGINES = ["ort", "opencv"]
@@ -236,3 +237,9 @@ def test_a_foreign_backend_is_found_and_one_that_does_not_import_is_one_line(
         MissingExtraError, match=r"the backend broken does not import here \(No module named 'foreign'\)"
     ):
         load_backend("broken", tiny_model, card, "cpu")
+
+
+@pytest.mark.parametrize("backend", ["ort", "opencv"])
+def test_a_checkpoint_is_no_onnx_file_and_the_message_says_what_to_do(tiny_checkpoint: Path, backend: str) -> None:
+    with pytest.raises(ModelError, match=r"is a checkpoint.*seg-export.*--backend torch"):
+        Segmenter(tiny_checkpoint, backend=backend)
