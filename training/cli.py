@@ -49,13 +49,16 @@ def seg_train(
         raise click.UsageError(f"--base-channels scales unet; {arch} has fixed channels")
     if (out / "metrics.csv").exists() and not overwrite:
         raise OutputError(f"{out} already holds a run; choose another --out, or add --overwrite")
-    require("torch", extra="train", purpose="seg-train")
+    for module in ("torch", "safetensors", "matplotlib"):
+        require(module, extra="train", purpose="seg-train")
     from segship.runtime.card import Network
     from segship.training.progress import ConsoleProgress
     from segship.training.trainer import TrainConfig, train
 
     network = Network(arch, {} if base_channels is None else {"base_channels": base_channels})
     config = TrainConfig(data=data, out=out, network=network, learning_rate=learning_rate, **options)  # type: ignore[arg-type]  # click has checked them
+    for stale in (out / "samples").glob("epoch_*.png"):  # of a run that is written over, and was perhaps longer
+        stale.unlink()
     with ConsoleProgress(quiet=quiet) as progress:
         result = train(config, progress)
     click.echo(_as_json(result) if as_json else _as_text(result, out))

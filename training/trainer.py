@@ -123,6 +123,10 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     split = open_dataset(config.data, seed=config.seed)
+    progress.begin("reading the validation pictures", len(split.val))
+    for index in range(len(split.val)):  # or a bad mask would end the run after its first epoch
+        split.val[index]
+        progress.advance()
     card = make_card(config, split)
     _check_batch_norm(card.preprocess.size, min(config.batch_size, len(split.train)))
     network = build_network(config.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
@@ -237,9 +241,9 @@ class _Run:
         for pixels, labels in self.loader:
             loss = self.step(pixels.to(self.device), labels.to(self.device))
             if not math.isfinite(loss):
+                kept = f"; the checkpoints of the epochs before are in {self.config.out}" if epoch > 1 else ""
                 raise TrainingError(
-                    f"the loss became {loss} in epoch {epoch}; lower --lr (it is {self.config.learning_rate:g}); "
-                    f"the checkpoints of the epochs before are in {self.config.out}"
+                    f"the loss became {loss} in epoch {epoch}; lower --lr (it is {self.config.learning_rate:g}){kept}"
                 )
             total += loss
             self.progress.advance()

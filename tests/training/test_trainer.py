@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import load_file
 
 from segship.runtime.card import Network
-from segship.runtime.errors import DeviceError, TrainingError
+from segship.runtime.errors import DatasetError, DeviceError, TrainingError
 from segship.runtime.model_file import read_card
 from segship.runtime.palettes import CAMVID
 from segship.runtime.segmenter import Segmenter
@@ -225,10 +225,23 @@ def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finish
 
 def test_progress_hears_of_every_step_picture_and_epoch(finished: Run) -> None:
     steps = [("advance",)] * 3
+    reading = [("reading the validation pictures", 3), *steps]
     first = [("epoch 1/2 training", 3), *steps, ("epoch 1/2 validation", 3), *steps, ("done", 1, True)]
     second = [("epoch 2/2 training", 3), *steps, ("epoch 2/2 validation", 3), *steps]
     second.append(("done", 2, finished.result.best.epoch == 2))
-    assert finished.heard == first + second
+    assert finished.heard == reading + first + second
+
+
+def test_a_bad_validation_mask_ends_the_run_before_it_trains(
+    write_camvid: Callable[..., Path], configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    root = write_camvid(tmp_path / "camvid")
+    mask = sorted((root / "valannot").iterdir())[-1]
+    PillowImage.new("L", (40, 32), 77).save(mask)
+    listener = Listener()
+    with pytest.raises(DatasetError, match=f"{mask.name}: label id 77 is outside the classes"):
+        train(configure(tmp_path / "run", data=f"camvid:{root}"), listener)
+    assert not any("training" in str(what) for what, *_ in listener.heard)
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(
