@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 # The two builds of ONNX Runtime exclude each other: the GPU build where there is a GPU, the CPU build elsewhere.
-ENGINE := $(if $(shell command -v nvidia-smi),gpu,cpu)
+ENGINE := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -64,7 +64,7 @@ clean: ## remove everything that was made
 	$(PIP) --group dev
 	@touch $@
 
-$(DEMO)/train/best.safetensors: | .venv/.has-demo
+$(DEMO)/train/best.safetensors: | $(or $(wildcard .venv/.has-all),.venv/.has-demo)
 	$(BIN)/seg-train --data demo --arch unet --base-channels 16 --epochs 10 --batch-size 4 --lr 3e-3 \
 		--out $(DEMO)/train --overwrite
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from segship.runtime.console import run
+from segship.runtime.files import replacing, write_text
 from segship.runtime.model_file import read_card
 from segship.runtime.render import color_image, contact_sheet, write_rgb
 from segship.runtime.segmenter import Segmenter
@@ -38,8 +39,8 @@ def pictures(folder: Path) -> None:
         write_rgb(folder / "images" / f"{sample.name}.png", sample.image)
         mask = PillowImage.fromarray(sample.labels)
         mask.putpalette([value for color in classes.palette for value in color])
-        (folder / "masks").mkdir(parents=True, exist_ok=True)
-        mask.save(folder / "masks" / f"{sample.name}.png")
+        with replacing(folder / "masks" / f"{sample.name}.png") as temporary:
+            mask.save(temporary)
     click.echo(f"{len(held_out)} held-out pictures → {folder}/images, their truth → {folder}/masks")
 
 
@@ -58,12 +59,12 @@ def sheet(folder: Path) -> None:
             labels |= {engine: _read_ids(folder / engine / "mask" / path.name) for engine in ("ort", "opencv")}
             for engine, matrix in matrices.items():
                 matrix.add(truth, labels[engine])
-            rows.append(
-                [np.asarray(result.image, np.uint8), *(color_image(ids, card) for ids in (truth, *labels.values()))]
-            )
+            if len(rows) < SHEET_ROWS:
+                colors = (color_image(ids, card) for ids in (truth, *labels.values()))
+                rows.append([np.asarray(result.image, np.uint8), *colors])
     miou = {engine: matrix.scores().miou for engine, matrix in matrices.items()}
-    (folder / "miou.json").write_text(json.dumps(miou), encoding="utf-8")
-    write_rgb(folder / "sheet.png", contact_sheet(rows[:SHEET_ROWS], ["photo", "truth", *ENGINES.values()]))
+    write_text(folder / "miou.json", json.dumps(miou))
+    write_rgb(folder / "sheet.png", contact_sheet(rows, ["photo", "truth", *ENGINES.values()]))
 
 
 @demo.command()
@@ -81,7 +82,11 @@ def summary(folder: Path) -> None:
         f"next: source .venv/bin/activate; seg-infer {folder}/model.onnx YOUR_PICTURES"
     )
     if min(miou.values()) < GOAL_MIOU:
-        click.echo(f"error: a network that learns reaches {GOAL_MIOU} here; something is broken", err=True)
+        click.echo(
+            f"error: a network that learns reaches {GOAL_MIOU} here; something is broken "
+            f"(to train again: rm -r {folder}; make demo)",
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -7,25 +7,22 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import onnx
+import onnxsim
 import torch
 from torch import Tensor, nn
 
 import segship
+from segship.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
 from segship.export.parity import ParityReport, check_parity
 from segship.runtime.card import CARD_KEY, Head, ModelCard
-from segship.runtime.errors import ExportError, ParityError, SegshipError, require
+from segship.runtime.errors import ExportError, ParityError, SegshipError, one_line
 from segship.runtime.files import replacing
 from segship.runtime.images import Conversion
 from segship.runtime.labels import labels_dtype
 from segship.runtime.model_file import read_onnx_header
 from segship.training.checkpoint import load_checkpoint
-
-MIN_OPSET: Final = 11
-MAX_OPSET: Final = 23
-DEFAULT_OPSET: Final = 17
 
 
 class LogitsHead(nn.Module):
@@ -148,17 +145,16 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
                 output_names=[card.output_name],
             )
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-            raise ExportError(f"PyTorch cannot export this network at opset {opset} ({_one_line(error)})") from error
+            raise ExportError(f"PyTorch cannot export this network at opset {opset} ({one_line(error)})") from error
     return onnx.load_model_from_string(buffer.getvalue())
 
 
 def _simplify(traced: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     """Simplify, or keep what was traced and say why."""
-    onnxsim = require("onnxsim", extra="export", purpose="simplification")
     try:
         simplified, same = onnxsim.simplify(traced)
     except Exception as error:  # noqa: BLE001  # native code: what it raises has no common base
-        return traced, f"the simplifier failed ({_one_line(error)})"
+        return traced, f"the simplifier failed ({one_line(error)})"
     if not same:
         return traced, "the simplifier changed what the graph computes"
     return simplified, ""
@@ -188,7 +184,7 @@ def _write_checked(model: onnx.ModelProto, path: Path, opset: int) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX ({_one_line(error)})") from error
+        raise ExportError(f"the exported graph is not valid ONNX ({one_line(error)})") from error
     written = read_onnx_header(path).opset
     if written != opset:
         raise ExportError(f"opset {opset} was asked for, but the exporter wrote opset {written}; no file is left")
@@ -207,10 +203,7 @@ def _prove(
         raise ParityError(
             f"{path} was not written: {worst.engine.engine} computes something else than PyTorch "
             f"(largest difference {c.max_abs:.2e}, {c.beyond_tolerance} logits beyond tolerance, "
-            f"{100 * c.label_agreement:.4f} % of the labels agree, {c.unexplained_flips} flips are no near tie)"
+            f"{100 * c.label_agreement:.4f} % of the labels agree, {c.unexplained_flips} flips are no near tie)",
+            parity.to_markdown(),
         )
     return parity
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(str(error).split())[:400]

@@ -1,5 +1,6 @@
 """Does the exported file compute what PyTorch computes? Asked of the very file that ships, from picture to mask."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -65,9 +66,14 @@ class ParityReport:
             figures |= {"label_agreement": row.comparison.label_agreement, "passes": row.comparison.passes}
             rows.append({"engine": dataclasses.asdict(row.engine)} | figures)
         return json.dumps(
-            {"reference": dataclasses.asdict(self.reference), "pictures": self.pictures, "rows": rows,
-             "missing": self.missing, "passes": self.passes}
-        )  # fmt: skip
+            {
+                "reference": dataclasses.asdict(self.reference),
+                "pictures": self.pictures,
+                "rows": rows,
+                "missing": self.missing,
+                "passes": self.passes,
+            }
+        )
 
     def to_markdown(self) -> str:
         """Return the report as a Markdown table."""
@@ -108,21 +114,25 @@ def check_parity(
         BackendError: if an engine fails, or returns what is no number.
         ModelError: if an engine cannot load the file.
     """
-    rows: list[ParityRow] = []
     installed = [name for name, (module, _) in ENGINES.items() if importlib.util.find_spec(module)]
-    with Segmenter(checkpoint, backend="torch", device="cpu", convert=convert) as reference:
-        pictures = list(_pictures(images, reference.card))
-        expected = [reference(picture) for picture in pictures]
-        for name in installed:
-            with Segmenter(model, backend=name, device="cpu", convert=convert) as candidate:
-                comparisons = [compare(e, candidate(p)) for e, p in zip(expected, pictures, strict=True)]
-                rows.append(ParityRow(candidate.info, Comparison.merged(comparisons)))
-        missing = {
-            name: f'pip install "segship[{extra}]"' for name, (_, extra) in ENGINES.items() if name not in installed
-        }
-        real = len(pictures) - RANDOM_PICTURES
+    missing = {name: f'pip install "segship[{ENGINES[name][1]}]"' for name in ENGINES if name not in installed}
+    with contextlib.ExitStack() as stack:
+        reference = stack.enter_context(Segmenter(checkpoint, backend="torch", device="cpu", convert=convert))
+        candidates = [
+            stack.enter_context(Segmenter(model, backend=name, device="cpu", convert=convert)) for name in installed
+        ]
+        comparisons: list[list[Comparison]] = [[] for _ in candidates]
+        for picture in _pictures(images, reference.card):
+            expected = reference(picture)
+            for candidate, found in zip(candidates, comparisons, strict=True):
+                found.append(compare(expected, candidate(picture)))
+        rows = tuple(
+            ParityRow(candidate.info, Comparison.merged(found))
+            for candidate, found in zip(candidates, comparisons, strict=True)
+        )
+        real = len(comparisons[0]) - RANDOM_PICTURES
         words = f"{RANDOM_PICTURES} random, {real} {'given' if images else 'of the built-in dataset'}"
-        return ParityReport(reference.info, tuple(rows), words, missing)
+        return ParityReport(reference.info, rows, words, missing)
 
 
 def _pictures(images: Sequence[Path], card: ModelCard) -> Iterator[ImageSource]:

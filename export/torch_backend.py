@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, ModelError, require
+from segship.runtime.errors import BackendError, ModelError, one_line, require
 from segship.runtime.model_file import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class TorchBackend:
             raise ModelError(f"{model}: the card promises {card.head}; a checkpoint returns logits")
         self._torch: Any = require("torch", extra="export", purpose="the torch backend")
         from segship.training.checkpoint import load_checkpoint
-        from segship.training.trainer import pick_device
+        from segship.training.device import pick_device
 
         self._device = pick_device(device)
         network, _ = load_checkpoint(model)
@@ -51,7 +51,7 @@ class TorchBackend:
             with self._torch.inference_mode():
                 logits: NDArray[Any] = self._network(self._torch.from_numpy(batch).to(self._device))[0].cpu().numpy()
         except RuntimeError as error:
-            raise BackendError(f"PyTorch failed: {' '.join(str(error).split())[:400]}") from error
+            raise BackendError(f"PyTorch failed: {one_line(error)}") from error
         return logits
 
     def close(self) -> None:

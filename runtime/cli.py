@@ -4,19 +4,18 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import click
 
 import segship
-from segship.runtime.console import run
+from segship.runtime.console import chosen, run
 from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, CardError, ImageError, SegshipError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from segship.runtime.card import ModelCard
-    from segship.runtime.images import Conversion
     from segship.runtime.outputs import OutputKind
     from segship.runtime.segmenter import Result, Segmenter
     from segship.runtime.sources import SourceFile
@@ -32,32 +31,44 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, default=Path("segmented"), help="Folder to write to.")
 @click.option("--save", default="mask,overlay", metavar="KINDS", help="Any of mask,color,overlay; empty: nothing.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
-@click.option("--convert", default="", metavar="WHAT",
-              help="Lossy conversions to allow, any of depth (16 to 8 bit), grey, alpha (drop it).")  # fmt: skip
+@click.option(
+    "--convert",
+    default="",
+    metavar="WHAT",
+    help="Lossy conversions to allow, any of depth (16 to 8 bit), grey, alpha (drop it).",
+)
 @click.option("--card", "card_path", type=_PATH, help="Card as a JSON file, for a model that carries none.")
 @click.option("--overwrite", is_flag=True, help="Write over outputs that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document in place of lines.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 @click.version_option(segship.__version__)
-@click.pass_context
 def seg_infer(
-    context: click.Context, *, model: Path, sources: tuple[Path, ...], backend: str | None, device: str, out: Path,
-    save: str, alpha: float, convert: str, card_path: Path | None, overwrite: bool, as_json: bool, quiet: bool,
-) -> int:  # fmt: skip
+    *,
+    model: Path,
+    sources: tuple[Path, ...],
+    backend: str | None,
+    device: str,
+    out: Path,
+    save: str,
+    alpha: float,
+    convert: str,
+    card_path: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Segment pictures: SOURCEs are files and folders.
 
     Masks are palette PNGs at the picture's own size: a viewer shows colours, a program reads class ids. A picture that
     cannot be read is reported and skipped, and the exit status is then 3.
     """
-    from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_kinds, output_names, write_classes
+    from segship.runtime.images import CONVERSIONS
+    from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_names, write_classes
     from segship.runtime.segmenter import Segmenter
     from segship.runtime.sources import find_images
 
-    try:
-        kinds = output_kinds([name.strip() for name in save.split(",") if name.strip()])
-        conversions = _conversions(convert)
-    except ValueError as error:
-        raise click.UsageError(str(error), context) from None
+    kinds = chosen(save, OUTPUT_KINDS, "--save")
+    conversions = chosen(convert, CONVERSIONS, "--convert")
     card = None if card_path is None else _read_card_file(card_path)
     with Segmenter(model, backend=backend, device=device, card=card, convert=conversions) as segmenter:
         files = find_images(sources, leave_out=[out / kind for kind in OUTPUT_KINDS])
@@ -148,14 +159,6 @@ class _Report:
     def _advance(self) -> None:
         if self._bar:
             self._bar.advance(self._bar.task_ids[0])
-
-
-def _conversions(text: str) -> "tuple[Conversion, ...]":
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in ("depth", "grey", "alpha"):
-            raise ValueError(f"{name!r} is no conversion; known are depth, grey, alpha")
-    return tuple(cast("Conversion", name) for name in names)
 
 
 def _read_card_file(path: Path) -> "ModelCard":

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segship.runtime.labels import labels_from_logits, upscale, upscale_labels
+from segship.runtime.labels import labels_from_logits, resize_labels, upscale
 from segship.runtime.segmenter import Result
 
 ABSOLUTE_TOLERANCE: Final = 1e-4
@@ -82,8 +82,8 @@ def compare(reference: Result, candidate: Result) -> Comparison:
     size = (candidate.labels.shape[0], candidate.labels.shape[1])
     if candidate.logits is None:
         network_size = (reference.logits.shape[1], reference.logits.shape[2])
-        expected = upscale_labels(labels_from_logits(reference.logits, network_size), size)
-        near_ties = upscale_labels(near_tie_map(reference.logits, network_size).astype(np.uint8), size).astype(bool)
+        expected = resize_labels(labels_from_logits(reference.logits, network_size), size)
+        near_ties = resize_labels(near_tie_map(reference.logits, network_size).astype(np.uint8), size).astype(bool)
         max_abs, p99_abs, beyond = float("nan"), float("nan"), 0
     else:
         expected = reference.labels

@@ -1,19 +1,21 @@
-"""What the commands share: errors as one line and an exit status, and options with one meaning everywhere."""
+"""What the commands share: errors as one line and an exit status, and kinds of options."""
 
 import io
 import os
 import sys
 import warnings
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import click
 
-from segship.runtime.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, SegshipError
+from segship.runtime.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, SegshipError, one_line
+
+Name = TypeVar("Name", bound=str)
 
 TRACEBACK_VARIABLE = "SEGSHIP_TRACEBACK"
 
 
-class SizeType(click.ParamType[tuple[int, int]]):
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # a generic class from click 8.3 on only
     """``HxW``, or one number for a square, as (height, width)."""
 
     name = "HxW"
@@ -28,6 +30,19 @@ class SizeType(click.ParamType[tuple[int, int]]):
                 f"{value!r} is no size; expected HEIGHTxWIDTH in pixels, such as 360x480, or one number", param, ctx
             )
         return int(sides[0]), int(sides[-1])
+
+
+def chosen(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
+    """Return which of the ``known`` names a comma-separated list names, in their own order and once each.
+
+    Raises:
+        click.UsageError: naming what is not known.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"{option}: {name!r} is not known; known are {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def run(command: click.Command) -> NoReturn:
@@ -54,7 +69,7 @@ def run(command: click.Command) -> NoReturn:
     except Exception as error:  # noqa: BLE001  # a traceback reaches no user
         _raise_if_asked()
         status = _complain(
-            f"a fault in segship or a library it uses: {type(error).__name__}: {' '.join(str(error).split())[:500]}; "
+            f"a fault in segship or a library it uses: {type(error).__name__}: {one_line(error)}; "
             f"set {TRACEBACK_VARIABLE}=1 to see where",
             EXIT_ERROR,
         )

@@ -4,7 +4,8 @@
 
     SegshipError
     ├── CardError            a model card is missing, malformed or contradicts itself
-    ├── ImageError           a picture cannot be read, or not without losing something
+    ├── ImageError           a picture cannot be read
+    │   └── LossyConversionError  it can, but not without losing something
     ├── ModelError           a model file is no ONNX file, is damaged, or does not match its card
     ├── BackendError         an engine is missing or refuses the model
     │   └── DeviceError      the device asked for is not there, or not what would run
@@ -49,7 +50,19 @@ class CardError(SegshipError):
 
 
 class ImageError(SegshipError):
-    """A picture cannot be read, or cannot be brought into the card's form without loss."""
+    """A picture cannot be read."""
+
+
+class LossyConversionError(ImageError):
+    """A picture fits only with a conversion that loses something and was not asked for.
+
+    Attributes:
+        finding: what the picture is and what was expected, without the advice.
+    """
+
+    def __init__(self, finding: str, conversion: str, loss: str) -> None:
+        super().__init__(f"{finding}; to {loss}, ask for it: --convert {conversion}")
+        self.finding = finding
 
 
 class ModelError(SegshipError):
@@ -89,7 +102,15 @@ class ExportError(SegshipError):
 
 
 class ParityError(ExportError):
-    """The exported file computes something else than PyTorch."""
+    """The exported file computes something else than PyTorch.
+
+    Attributes:
+        table: the whole comparison, as a Markdown table.
+    """
+
+    def __init__(self, message: str, table: str) -> None:
+        super().__init__(message)
+        self.table = table
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -110,3 +131,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs {module}, which does not import here ({error}); "
             f'install it with: pip install "segship[{extra}]"'
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library's error says, as one line of bounded length."""
+    return " ".join(str(error).split())[:400]

@@ -27,9 +27,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _flush(temporary, os.O_RDWR)
         temporary.replace(path)
+        if durable and os.name == "posix":
+            _flush(path.parent, os.O_RDONLY)  # the new name, too
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -41,3 +42,11 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

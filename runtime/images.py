@@ -8,7 +8,7 @@ that asks for it.
 import struct
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,11 +17,12 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from PIL.Image import Transpose
 
-from segship.runtime.errors import ImageError
+from segship.runtime.errors import ImageError, LossyConversionError
 from segship.runtime.preprocess import FULL_SCALE, Depth, Image
 
 Conversion = Literal["depth", "grey", "alpha"]
 """A lossy conversion: 16 to 8 bit, colour to grey, dropping transparency."""
+CONVERSIONS: Final[tuple[Conversion, ...]] = get_args(Conversion)
 
 ImageSource = str | Path | PillowImage.Image | NDArray[Any]
 """A path, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) in red, green, blue order, uint8 or uint16."""
@@ -55,7 +56,8 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
         (H, W, channels) of type ``depth``, in red, green, blue order where there are three channels, upright.
 
     Raises:
-        ImageError: if it cannot be read, or only with a lossy conversion that ``convert`` does not allow.
+        ImageError: if it cannot be read.
+        LossyConversionError: if it fits only with a conversion that ``convert`` does not allow.
     """
     name = source_name(source)
     if isinstance(source, np.ndarray):
@@ -64,13 +66,10 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
         picture = _decode(source, name)
     else:
         picture = _read_file(Path(source))
-    try:
-        picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)  # OpenCV takes any bytes for native ones
-        picture = _without_alpha(picture, convert)
-        picture = _with_channels(picture, channels, convert)
-        return _with_depth(picture, depth, convert)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+    picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)  # OpenCV takes any bytes for native ones
+    picture = _without_alpha(picture, convert, name)
+    picture = _with_channels(picture, channels, convert, name)
+    return _with_depth(picture, depth, convert, name)
 
 
 def source_name(source: object) -> str:
@@ -88,7 +87,7 @@ def _read_file(path: Path) -> NDArray[Any]:
     except UnidentifiedImageError:
         raise ImageError(f"{path}: no picture that can be read (its content is of no known image format)") from None
     except PillowImage.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{path}: too large to be a picture; scale it down or cut it up ({error})") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
     except _DECODER_ERRORS as error:
@@ -99,7 +98,12 @@ def _decode(image: PillowImage.Image, name: str, path: Path | None = None) -> ND
     """Decode to (H, W, 1…4), uint8 or uint16, upright; Pillow does it, since OpenCV completes truncated files."""
     try:
         deep = any(";16" in str(tile[3]) for tile in _tiles(image))  # first: getexif loads a PNG
-        deep_color = path is not None and deep and not image.mode.startswith("I;16")
+        deep_color = deep and not image.mode.startswith("I;16")
+        if deep_color and path is None:
+            raise ImageError(f"{name}: Pillow keeps 8 of the 16 bits of its colours; give the path of the file instead")
+        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        if pages > 1:
+            raise ImageError(f"{name}: the file holds {pages} pages; save the one that is meant on its own")
         image.load()
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)  # last: load turns a TIFF
         if deep_color and path is not None:  # Pillow keeps only 8 of a colour channel's 16 bits
@@ -137,8 +141,10 @@ def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
             return image.convert("I;16")
         case "CMYK" | "YCbCr" | "HSV" | "RGBX":
             return image.convert("RGB")
-    raise ImageError(f"{name}: pictures of mode {image.mode} (32-bit or of an unusual colour space) are not read; "
-                     "convert it to 8- or 16-bit grey or RGB")  # fmt: skip
+    raise ImageError(
+        f"{name}: pictures of mode {image.mode} (32-bit or of an unusual colour space) are not read; "
+        "convert it to 8- or 16-bit grey or RGB"
+    )
 
 
 def _decode_deep_color(path: Path) -> NDArray[Any]:
@@ -180,16 +186,16 @@ def _check_array(array: NDArray[Any]) -> NDArray[Any]:
     return picture
 
 
-def _without_alpha(picture: NDArray[Any], convert: Collection[Conversion]) -> NDArray[Any]:
+def _without_alpha(picture: NDArray[Any], convert: Collection[Conversion], name: str) -> NDArray[Any]:
     if picture.shape[2] in (1, 3):
         return picture
     alpha = picture[..., -1]
     if "alpha" not in convert and (alpha != FULL_SCALE[alpha.dtype.name]).any():
-        raise ImageError("the picture is partly transparent; to drop its transparency, ask for it: --convert alpha")
+        raise LossyConversionError(f"{name}: the picture is partly transparent", "alpha", "drop its transparency")
     return np.ascontiguousarray(picture[..., :-1])
 
 
-def _with_channels(picture: NDArray[Any], channels: int, convert: Collection[Conversion]) -> NDArray[Any]:
+def _with_channels(picture: NDArray[Any], channels: int, convert: Collection[Conversion], name: str) -> NDArray[Any]:
     if picture.shape[2] == channels:
         return picture
     if channels == 3:
@@ -197,15 +203,15 @@ def _with_channels(picture: NDArray[Any], channels: int, convert: Collection[Con
     if (picture[..., :1] == picture).all():
         return np.ascontiguousarray(picture[..., :1])
     if "grey" not in convert:
-        raise ImageError("a colour picture for a grey network; to drop its colours, ask for it: --convert grey")
+        raise LossyConversionError(f"{name}: a colour picture for a grey network", "grey", "drop its colours")
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY))[..., None]
 
 
-def _with_depth(picture: NDArray[Any], depth: Depth, convert: Collection[Conversion]) -> Image:
+def _with_depth(picture: NDArray[Any], depth: Depth, convert: Collection[Conversion], name: str) -> Image:
     if picture.dtype.name == depth:
         return picture
     if depth == "uint16":
         return picture.astype(np.uint16) * np.uint16(257)
     if "depth" not in convert and (picture % 257 != 0).any():
-        raise ImageError("a 16-bit picture for an 8-bit network; to drop 8 bits, ask for it: --convert depth")
+        raise LossyConversionError(f"{name}: a 16-bit picture for an 8-bit network", "depth", "drop 8 bits")
     return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -40,7 +40,7 @@ def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> La
     return labels
 
 
-def upscale_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     """Bring labels (h, w) to ``size`` (height, width) by the nearest pixel."""
     if labels.shape == size:
         return labels

@@ -85,16 +85,26 @@ def read_card(path: Path) -> ModelCard:
         ModelError: if the file is missing or damaged.
         CardError: if it carries no card, or an invalid one.
     """
-    if path.suffix == CHECKPOINT_SUFFIX:
-        metadata = _read_safetensors_metadata(path)
-    else:
-        metadata = read_onnx_header(path).metadata
+    metadata = _read_metadata(path)
     if CARD_KEY not in metadata:
         raise CardError(
             f"{path} carries no segship card, so its preprocessing and classes are unknown; "
             "export it with seg-export, or give the card as a JSON file (seg-infer --card FILE)"
         )
     return ModelCard.from_json(metadata[CARD_KEY], origin=str(path))
+
+
+def has_card(path: Path) -> bool:
+    """Tell whether a model file or a checkpoint carries a card, valid or not.
+
+    Raises:
+        ModelError: if the file is missing or damaged.
+    """
+    return CARD_KEY in _read_metadata(path)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    return _read_safetensors_metadata(path) if path.suffix == CHECKPOINT_SUFFIX else read_onnx_header(path).metadata
 
 
 def check_fits(path: Path, card: ModelCard) -> None:
@@ -118,8 +128,10 @@ def check_fits(path: Path, card: ModelCard) -> None:
     ):
         if got is not None and not _agree(got, expected):
             shape = ", ".join("?" if side is None else str(side) for side in got)
-            raise ModelError(f"{path}: its card says that it {what} {expected}, but its graph has ({shape}) there; "
-                             "this card is not this model's")  # fmt: skip
+            raise ModelError(
+                f"{path}: its card says that it {what} {expected}, but its graph has ({shape}) there; "
+                "this card is not this model's"
+            )
 
 
 def _agree(shape: Shape, expected: tuple[int, ...]) -> bool:

@@ -15,18 +15,6 @@ OutputKind = Literal["mask", "color", "overlay"]
 OUTPUT_KINDS: Final[tuple[OutputKind, ...]] = get_args(OutputKind)
 
 
-def output_kinds(names: Sequence[str]) -> tuple[OutputKind, ...]:
-    """Return the kinds of output that ``names`` lists, in their own order and once each.
-
-    Raises:
-        ValueError: naming what is no kind of output.
-    """
-    for name in names:
-        if name not in OUTPUT_KINDS:
-            raise ValueError(f"{name!r} is no kind of output; known are {', '.join(OUTPUT_KINDS)}")
-    return tuple(kind for kind in OUTPUT_KINDS if kind in names)
-
-
 def output_paths(out: Path, kinds: Sequence[OutputKind], name: str | Path) -> dict[OutputKind, Path]:
     """Return the file of each kind of output for the picture called ``name`` (without suffix)."""
     return {kind: out / kind / f"{name}.png" for kind in kinds}

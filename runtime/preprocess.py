@@ -1,6 +1,6 @@
 """From a decoded picture to the network's input: one definition for training, parity and runtime.
 
-Two halves. *Geometry* (resize) is OpenCV on the picture's own integer type; the dataset readers call it before
+Two halves. *Geometry* (resize) is OpenCV on the picture's own integer type; the trainer calls it before
 augmentation and the runtime calls it before the network. *Gain and bias* (scale, mean, standard deviation) come
 after; here in numpy, and as a torch module for the training device in ``segship.training.gain_bias``, which a test
 proves equal to this one.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.errors import CardError
+from segship.runtime.labels import resize_labels
 
 Depth = Literal["uint8", "uint16"]
 ColorOrder = Literal["RGB", "BGR", "grey"]
@@ -39,7 +40,7 @@ class Preprocess:
         interpolation: ``linear_exact``: OpenCV's ``INTER_LINEAR_EXACT``, bit-exact on every machine.
         color_order: order of the network's channels.
         scale: ``full_scale`` divides by the largest value the depth holds; ``image_max`` by the largest value in the
-            picture (the convention of U²-Net's published weights). A black picture stays black.
+            picture (the convention of U²-Net's published weights). A black picture is scaled to 0.
         mean: subtracted after scaling, per channel, in the network's channel order.
         std: divided by after that, per channel.
     """
@@ -83,10 +84,7 @@ class Preprocess:
 
     def geometry_of_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Bring label ids (H, W) to ``size`` by the nearest pixel, so that no new ids appear."""
-        height, width = self.size
-        if labels.shape == self.size:
-            return labels
-        return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+        return resize_labels(labels, self.size)
 
     def gain_and_bias(self, largest: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Per-channel gain and bias, so that ``value * gain + bias`` is the normalised value.

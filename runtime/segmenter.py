@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo, default_backend, load_backend
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, ModelError, SegshipError
+from segship.runtime.errors import BackendError, CardError, ModelError, SegshipError
 from segship.runtime.images import Conversion, ImageSource, read_image, source_name
 from segship.runtime.labels import (
     Labels,
     labels_dtype,
     labels_from_logits,
     probabilities_from_logits,
-    upscale_labels,
+    resize_labels,
 )
-from segship.runtime.model_file import read_card
+from segship.runtime.model_file import has_card, read_card
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
 from segship.runtime.preprocess import Image
@@ -124,7 +124,7 @@ class Segmenter:
         model: an ``.onnx`` file, or a checkpoint for the backend ``torch``.
         backend: name of the engine; None: ``ort`` where it is installed, otherwise ``opencv``. ``info`` says which.
         device: ``auto``, ``cpu`` or ``cuda[:N]``; what is asked for runs, or it is an error.
-        card: for a model that carries none.
+        card: for a model that carries none; one that has its own is not overruled.
         convert: lossy conversions of pictures that are allowed.
 
     Raises:
@@ -143,7 +143,7 @@ class Segmenter:
         convert: Collection[Conversion] = (),
     ) -> None:
         self.model = Path(model)
-        self.card = card or read_card(self.model)
+        self.card = read_card(self.model) if card is None else _only_card(self.model, card)
         self.convert = frozenset(convert)
         self._backend = load_backend(backend or default_backend(), self.model, self.card, device)
 
@@ -261,7 +261,7 @@ class Segmenter:
             logits = self._check_logits(output)[0]
             labels = labels_from_logits(logits, (height, width))
         else:
-            labels = upscale_labels(self._check_labels(output)[0], (height, width))
+            labels = resize_labels(self._check_labels(output)[0], (height, width))
         prepared.timings["labels_ms"] = _ms_since(start)
         return Result(prepared.source, prepared.image, labels, logits, self.card, prepared.timings)
 
@@ -283,6 +283,12 @@ class Segmenter:
                 f"of 0…{self.card.num_classes - 1}"
             )
         return labels
+
+
+def _only_card(model: Path, card: ModelCard) -> ModelCard:
+    if has_card(model):
+        raise CardError(f"{model} carries its own card, which says how it was trained; leave out --card")
+    return card
 
 
 def _described(output: NDArray[Any]) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from segship.runtime.errors import ImageError
 from segship.runtime.images import IMAGE_SUFFIXES
@@ -60,7 +61,15 @@ def _absolute(path: Path) -> Path:
 def _walk(folder: Path, leave_out: set[Path]) -> list[Path]:
     """List the pictures below a folder; links to folders are not followed, so there is no way into a loop."""
     found: list[Path] = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() not in leave_out)
-        found += (Path(place) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        found += (Path(place) / name for name in sorted(files) if _is_picture(name))
     return found
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")  # hidden, or half-written
+
+
+def _raise_unreadable(error: OSError) -> NoReturn:
+    raise ImageError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error

@@ -76,9 +76,7 @@ def make_checkpoint() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:  # fmt: skip
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command with arguments, as its console script does; return exit status, stdout and stderr."""
 
     def call(click_command: click.Command, *arguments: object) -> tuple[int, str, str]:

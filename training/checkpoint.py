@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from segship.runtime.card import CARD_KEY, ModelCard
-from segship.runtime.errors import CheckpointError, ModelError
+from segship.runtime.errors import CheckpointError, ModelError, one_line
 from segship.runtime.files import replacing
 from segship.runtime.model_file import CHECKPOINT_SUFFIX, read_card
 from segship.training.networks import build_network
@@ -46,8 +46,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
     try:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: its weights do not fit {card.network.arch} ({detail})") from error
+        raise CheckpointError(f"{path}: its weights do not fit {card.network.arch} ({one_line(error)})") from error
     provenance = dataclasses.replace(card.provenance, checkpoint_sha256=file_sha256(path))
     return network.eval(), dataclasses.replace(card, provenance=provenance)
 

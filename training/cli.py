@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     "--lr", "learning_rate", type=float, default=1e-3, help="Highest learning rate; warm-up, then a cosine to 0."
 )
 @click.option("--weight-decay", type=click.FloatRange(0), default=1e-4, help="Weight decay of AdamW.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
-              help="Of the training's forward pass; bf16 pays off where the CPU or GPU has it.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    help="Of the training's forward pass; bf16 pays off where the CPU or GPU has it.",
+)
 @click.option("--flip/--no-flip", default=True, help="Mirror half of the pictures.")
-@click.option("--seed", type=int, default=0, help="Of weights, order and augmentation.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of weights, order and augmentation.")
 @click.option("--device", default="auto", help="auto, cpu or cuda[:N].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read pictures.  [default: by device]")
 @click.option(
@@ -38,30 +42,40 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Write over an earlier run in that folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 @click.version_option(segship.__version__)
 def seg_train(
-    *, data: str, arch: str, base_channels: int | None, out: Path, overwrite: bool, as_json: bool, quiet: bool,
-    learning_rate: float, **options: object,
-) -> None:  # fmt: skip
+    *,
+    data: str,
+    arch: str,
+    base_channels: int | None,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    learning_rate: float,
+    **options: object,
+) -> None:
     """Train a segmentation network and keep its best weights as a checkpoint that describes itself."""
     if base_channels is not None and arch != "unet":
         raise click.UsageError(f"--base-channels scales unet; {arch} has fixed channels")
-    if (out / "metrics.csv").exists() and not overwrite:
-        raise OutputError(f"{out} already holds a run; choose another --out, or add --overwrite")
     for module in ("torch", "safetensors", "matplotlib"):
         require(module, extra="train", purpose="seg-train")
     from segship.runtime.card import Network
     from segship.training.progress import ConsoleProgress
-    from segship.training.trainer import TrainConfig, train
+    from segship.training.trainer import TrainConfig, earlier_run, train
+
+    if earlier_run(out) and not overwrite:
+        raise OutputError(f"{out} already holds a run; choose another --out, or add --overwrite")
 
     network = Network(arch, {} if base_channels is None else {"base_channels": base_channels})
     config = TrainConfig(data=data, out=out, network=network, learning_rate=learning_rate, **options)  # type: ignore[arg-type]  # click has checked them
-    for stale in (out / "samples").glob("epoch_*.png"):  # of a run that is written over, and was perhaps longer
-        stale.unlink()
     with ConsoleProgress(quiet=quiet) as progress:
         result = train(config, progress)
-    click.echo(_as_json(result) if as_json else _as_text(result, out))
+    if as_json:
+        click.echo(_as_json(result))
+    elif not quiet:
+        click.echo(_as_text(result, out))
 
 
 def _as_json(result: "TrainResult") -> str:
@@ -71,12 +85,14 @@ def _as_json(result: "TrainResult") -> str:
 
 def _as_text(result: "TrainResult", out: Path) -> str:
     scores = result.best.scores
-    return "\n".join([
-        f"best epoch {result.best.epoch}: mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}",
-        f"  {result.checkpoint}",
-        f"  {out / 'curves.png'}, {out / 'metrics.csv'}, {out / 'samples'}/",
-        f"next: seg-export {result.checkpoint} -o model.onnx",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"best epoch {result.best.epoch}: mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}",
+            f"  {result.checkpoint}",
+            f"  {out / 'curves.png'}, {out / 'metrics.csv'}, {out / 'samples'}/",
+            f"next: seg-export {result.checkpoint} -o model.onnx",
+        ]
+    )
 
 
 def main() -> NoReturn:

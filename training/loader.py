@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from segship.runtime.errors import SegshipError
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
-from segship.training.data import Dataset
+from segship.training.data import Dataset, spread_evenly
 
 Batch = tuple[Tensor, Tensor]
 """Pixels (N, C, H, W), uint8 or int32, in red, green, blue order, and labels (N, H, W), uint8."""
@@ -17,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 _STATISTICS_SAMPLES = 400
 
 
-class PixelsAndLabels(TorchDataset[Batch]):
+class PixelsAndLabels(TorchDataset[Batch | SegshipError]):
     """The samples of a dataset at the network's size, not yet normalised.
 
     Args:
@@ -32,8 +33,11 @@ class PixelsAndLabels(TorchDataset[Batch]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Batch:
-        sample = self.dataset[index]
+    def __getitem__(self, index: int) -> Batch | SegshipError:
+        try:
+            sample = self.dataset[index]
+        except SegshipError as error:
+            return error  # raised in another process, it would arrive as a traceback in words
         image = self.preprocess.geometry(sample.image).transpose(2, 0, 1)
         if image.dtype == np.uint16:
             image = image.astype(np.int32)  # torch has few operations on uint16
@@ -43,7 +47,7 @@ class PixelsAndLabels(TorchDataset[Batch]):
 
 def training_loader(
     dataset: Dataset, preprocess: Preprocess, *, batch_size: int, workers: int, seed: int
-) -> DataLoader[Batch]:
+) -> "DataLoader[Batch | SegshipError]":
     """Return shuffled batches, the same order for the same seed; a smaller last one is left out if there are others."""
     return DataLoader(
         PixelsAndLabels(dataset, preprocess),
@@ -51,9 +55,30 @@ def training_loader(
         shuffle=True,
         drop_last=len(dataset) >= batch_size,
         num_workers=workers,
+        collate_fn=_collate,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def batches(loader: "DataLoader[Batch | SegshipError]") -> Iterator[Batch]:
+    """Yield the batches of one epoch.
+
+    Raises:
+        SegshipError: what a dataset raised, here or in another process.
+    """
+    for batch in loader:
+        if isinstance(batch, SegshipError):
+            raise batch
+        yield batch
+
+
+def _collate(samples: list[Batch | SegshipError]) -> Batch | SegshipError:
+    for sample in samples:
+        if isinstance(sample, SegshipError):
+            return sample
+    batch: Batch = default_collate(samples)
+    return batch
 
 
 def channel_statistics(dataset: Dataset, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -70,8 +95,7 @@ def channel_statistics(dataset: Dataset, preprocess: Preprocess) -> tuple[tuple[
 
 
 def _spread(dataset: Dataset, preprocess: Preprocess) -> Iterator[np.ndarray]:
-    indices = np.unique(np.linspace(0, len(dataset) - 1, _STATISTICS_SAMPLES).round().astype(int))
-    return (preprocess.geometry(dataset[int(index)].image) for index in indices)
+    return (preprocess.geometry(dataset[i].image) for i in spread_evenly(len(dataset), _STATISTICS_SAMPLES))
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:

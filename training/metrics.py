@@ -88,9 +88,7 @@ class ConfusionMatrix:
             f1 = 2 * hits / (in_truth + in_prediction)
             pixel_accuracy = float(hits.sum() / total)
             weighted = float(np.nansum(in_truth * iou) / total)
-        return Scores(
-            pixel_accuracy, class_accuracy, _mean(class_accuracy), iou, _mean(iou), weighted, f1, _mean(f1)
-        )  # fmt: skip
+        return Scores(pixel_accuracy, class_accuracy, _mean(class_accuracy), iou, _mean(iou), weighted, f1, _mean(f1))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

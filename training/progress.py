@@ -22,9 +22,14 @@ class ConsoleProgress(Progress):
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
-        )  # fmt: skip
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
         self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:

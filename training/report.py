@@ -14,7 +14,7 @@ from segship.runtime.card import ModelCard
 from segship.runtime.errors import require
 from segship.runtime.files import replacing, write_text
 from segship.runtime.render import RgbImage, color_image, contact_sheet, displayable, write_rgb
-from segship.training.data import Dataset
+from segship.training.data import Dataset, spread_evenly
 from segship.training.metrics import Scores
 from segship.training.validate import predict_labels
 
@@ -84,8 +84,8 @@ def draw_curves(path: Path, records: list[EpochRecord], class_names: tuple[str, 
 def draw_samples(path: Path, network: nn.Module, card: ModelCard, dataset: Dataset, device: torch.device) -> None:
     """Draw a few validation pictures, spread over the dataset: photo | truth | prediction."""
     rows: list[list[RgbImage]] = []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, SHEET_SAMPLES).round().astype(int)):
-        sample = dataset[int(index)]
+    for index in spread_evenly(len(dataset), SHEET_SAMPLES):
+        sample = dataset[index]
         prediction = predict_labels(network, card, sample.image, device)
         rows.append([displayable(sample.image), color_image(sample.labels, card), color_image(prediction, card)])
     write_rgb(path, contact_sheet(rows, ["photo", "truth", "prediction"]))

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 import segship
 from segship.runtime.card import ModelCard, Network, Provenance
-from segship.runtime.errors import DeviceError, TrainingError
+from segship.runtime.errors import TrainingError
 from segship.runtime.preprocess import ColorOrder, Preprocess
 from segship.training.checkpoint import save_checkpoint
 from segship.training.data import IGNORE_INDEX, Split, open_dataset
+from segship.training.device import pick_device
 from segship.training.gain_bias import GainBias
-from segship.training.loader import channel_statistics, training_loader
+from segship.training.loader import batches, channel_statistics, training_loader
 from segship.training.losses import cross_entropy
 from segship.training.networks import build_network
 from segship.training.report import EpochRecord, draw_curves, draw_samples, write_metrics
@@ -113,7 +114,8 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     """Train a network.
 
     Writes to ``config.out``, after every epoch: ``best.safetensors`` and ``last/weights.safetensors`` (each with its
-    card), ``metrics.csv``, ``curves.png`` and ``samples/epoch_NNN.png``.
+    card), ``metrics.csv``, ``curves.png`` and ``samples/epoch_NNN.png``. Those of an earlier run in that folder are
+    removed when the first epoch is done.
 
     Raises:
         DatasetError: if the dataset is incomplete or wrong.
@@ -122,7 +124,7 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     """
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    split = open_dataset(config.data, seed=config.seed)
+    split = open_dataset(config.data)
     progress.begin("reading the validation pictures", len(split.val))
     for index in range(len(split.val)):  # or a bad mask would end the run after its first epoch
         split.val[index]
@@ -139,6 +141,9 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
         records.append(record)
         is_best = best is None or not record.scores.miou <= best.scores.miou
         best = record if is_best or best is None else best
+        if epoch == 1:  # not before there is something to put in their place
+            for earlier in earlier_run(config.out):
+                earlier.unlink()
         _write_epoch(run, records, is_best=is_best)
         progress.epoch_done(record, is_best=is_best)
     if best is None:
@@ -146,26 +151,10 @@ def train(config: TrainConfig, progress: Progress) -> TrainResult:
     return TrainResult(best, config.out / BEST_CHECKPOINT, records)
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda[:N]`` names.
-
-    Raises:
-        DeviceError: if it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"no device is called {name!r}; expected auto, cpu or cuda[:N]") from error
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"no device is called {name!r}; expected auto, cpu or cuda[:N]")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{name} was asked for, but this PyTorch ({torch.__version__}) finds {torch.cuda.device_count()} CUDA "
-            "devices; use --device cpu, or install a CUDA build of PyTorch and the NVIDIA driver"
-        )
-    return device
+def earlier_run(out: Path) -> list[Path]:
+    """List the files that a run left in ``out``."""
+    names = (BEST_CHECKPOINT, LAST_CHECKPOINT, "metrics.csv", "curves.png", "samples/epoch_*.png")
+    return [path for name in names for path in sorted(out.glob(name))]
 
 
 def make_card(config: TrainConfig, split: Split) -> ModelCard:
@@ -238,7 +227,7 @@ class _Run:
         self.network.train()
         self.progress.begin(f"epoch {epoch}/{self.config.epochs} training", len(self.loader))
         total = 0.0
-        for pixels, labels in self.loader:
+        for pixels, labels in batches(self.loader):
             loss = self.step(pixels.to(self.device), labels.to(self.device))
             if not math.isfinite(loss):
                 kept = f"; the checkpoints of the epochs before are in {self.config.out}" if epoch > 1 else ""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, DeviceError, ModelError
+from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
 from segship.runtime.model_file import check_fits
 
 
@@ -55,7 +55,7 @@ class OpenCVBackend:
             self._net.setInput(batch, self._input)
             return np.array(self._net.forward(self._output))  # a copy: the net writes its next output to the same place
         except cv2.error as error:
-            raise BackendError(f"OpenCV failed: {_one_line(error)}") from error
+            raise BackendError(f"OpenCV failed: {one_line(error)}") from error
 
     def close(self) -> None:
         """Free the net."""
@@ -75,10 +75,6 @@ class OpenCVBackend:
         try:
             return self._dnn.readNetFromONNX(str(model), *chosen)
         except cv2.error as error:
-            raise ModelError(f"{model}: OpenCV {cv2.__version__} cannot load it ({_one_line(error)})") from error
+            raise ModelError(f"{model}: OpenCV {cv2.__version__} cannot load it ({one_line(error)})") from error
         finally:
             logging.setLogLevel(level)
-
-
-def _one_line(error: cv2.error) -> str:
-    return " ".join(str(error).split())[:400]

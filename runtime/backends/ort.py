@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, DeviceError, ModelError, require
+from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line, require
 from segship.runtime.model_file import check_fits
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -33,15 +33,15 @@ class OrtBackend:
         wants_cuda = device.startswith("cuda")
         self._ort: Any = require("onnxruntime", extra="gpu" if wants_cuda else "cpu", purpose="the ort backend")
         self._threads = available_cpus()
-        if wants_cuda or (device == "auto" and self._cuda_may_work()):
-            number = _cuda_number(device)
-            self._session = self._open_on_cuda(model, number, must=wants_cuda)
-            running_device = f"cuda:{number}" if self._session.get_providers()[0] == _CUDA else "cpu"
-        elif device in ("auto", "cpu"):
-            self._session = self._open(model, [_CPU])
-            running_device = "cpu"
-        else:
+        if device not in ("auto", "cpu") and not wants_cuda:
             raise DeviceError(f"the ort backend has no device {device!r}; expected auto, cpu or cuda[:N]")
+        number = _cuda_number(device) if wants_cuda else 0
+        if wants_cuda or (device == "auto" and self._cuda_may_work()):
+            session = self._open_on_cuda(model, number, must=wants_cuda)
+        else:
+            session = None
+        self._session = session or self._open(model, [_CPU])
+        running_device = f"cuda:{number}" if session else "cpu"
         self._info = EngineInfo("ort", f"ONNX Runtime {self._ort.__version__}", running_device, self._threads)
         self._input, self._output = card.input_name, card.output_name
 
@@ -57,7 +57,7 @@ class OrtBackend:
         try:
             return np.asarray(self._session.run([self._output], {self._input: batch})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this
-            raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
 
     def close(self) -> None:
         """Free the session."""
@@ -68,11 +68,13 @@ class OrtBackend:
         options.intra_op_num_threads = self._threads  # a set number also keeps it from pinning threads to cores
         options.log_severity_level = _FATAL_ONLY  # what matters is checked below and said in our own words
         try:
-            return self._ort.InferenceSession(os.fspath(model), options, providers=providers)
+            # Without enable_fallback=0 it goes on with another provider when one fails, in the middle of a run too.
+            return self._ort.InferenceSession(os.fspath(model), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this
-            raise ModelError(f"{model}: ONNX Runtime cannot load it ({_one_line(error)})") from error
+            raise ModelError(f"{model}: ONNX Runtime cannot load it ({one_line(error)})") from error
 
     def _open_on_cuda(self, model: Path, number: int, *, must: bool) -> Any:
+        """Open a session on CUDA; where that does not work, raise if it ``must``, and otherwise return None."""
         if _CUDA not in self._ort.get_available_providers():
             raise DeviceError(
                 f"cuda was asked for, but this ONNX Runtime ({self._ort.__version__}) is built for the CPU; "
@@ -83,14 +85,20 @@ class OrtBackend:
         self._ort.set_default_logger_severity(_FATAL_ONLY)
         if hasattr(self._ort, "preload_dlls"):
             self._ort.preload_dlls()  # finds the CUDA and cuDNN that pip installed
-        session = self._open(model, [(_CUDA, {"device_id": number}), _CPU])
-        if must and session.get_providers()[0] != _CUDA:
+        options = {"device_id": number, "use_tf32": 0}  # TF32 keeps 10 bits of a float32, and labels flip
+        try:
+            session = self._open(model, [(_CUDA, options), _CPU])
+            cause = "it took the CPU"
+        except ModelError as error:
+            session, cause = None, str(error)
+        if session is not None and session.get_providers()[0] == _CUDA:
+            return session
+        if must:
             raise DeviceError(
-                f"cuda:{number} was asked for, but ONNX Runtime {self._ort.__version__} could not start CUDA and would "
-                'run on the CPU; install its CUDA libraries with pip install "segship[gpu]", check nvidia-smi, '
-                "or use --device cpu"
+                f"cuda:{number} was asked for, but ONNX Runtime {self._ort.__version__} could not start it ({cause}); "
+                'install its CUDA libraries with pip install "segship[gpu]", check nvidia-smi, or use --device cpu'
             )
-        return session
+        return None
 
     def _cuda_may_work(self) -> bool:
         return _CUDA in self._ort.get_available_providers() and _has_nvidia_driver()
@@ -103,7 +111,7 @@ def available_cpus() -> int:
 
 def _cuda_number(device: str) -> int:
     number = device.partition(":")[2] or "0"
-    if device != "auto" and (not number.isdecimal() or device.partition(":")[0] != "cuda"):
+    if not number.isdecimal() or device.partition(":")[0] != "cuda":
         raise DeviceError(f"the ort backend has no device {device!r}; expected auto, cpu or cuda[:N]")
     return int(number)
 
@@ -114,7 +122,3 @@ def _has_nvidia_driver() -> bool:
     except OSError:
         return False
     return True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

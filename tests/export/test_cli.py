@@ -57,7 +57,7 @@ def test_json_is_one_document_and_the_report_a_markdown_table(
     model, report = tmp_path / "model.onnx", tmp_path / "reports/parity.md"
     status, out, _ = command(
         seg_export, tiny_checkpoint, "-o", model, "--images", picture, "--json", "--report", report
-    )  # fmt: skip
+    )
     assert status == 0
     document = json.loads(out)
     assert document["path"] == str(model)
@@ -81,7 +81,7 @@ def test_of_many_pictures_as_many_are_compared_as_the_limit_says(
         PillowImage.new("RGB", (20 + number, 10), (number, 2, 3)).save(folder / f"{number}.png")
     status, out, _ = command(
         seg_export, tiny_checkpoint, "-o", tmp_path / "model.onnx", "--images", folder, "--limit", 3, "--json"
-    )  # fmt: skip
+    )
     assert status == 0
     parity = json.loads(out)["parity"]
     assert parity["pictures"] == "3 random, 3 given"
@@ -95,7 +95,7 @@ def test_a_file_that_is_there_is_written_over_only_when_asked(
     model.write_bytes(b"an earlier model")
     status, out, err = command(seg_export, tiny_checkpoint, "-o", model, "--images", picture)
     assert (status, out) == (1, "")
-    assert err == f"error: {model} is there already; add --overwrite, or choose another --output\n"
+    assert err == f"error: {model} is there already; add --overwrite, or choose another name\n"
     assert model.read_bytes() == b"an earlier model"
     assert command(seg_export, tiny_checkpoint, "-o", model, "--images", picture, "--overwrite", "-q")[0] == 0
     assert read_card(model).head == "logits"
@@ -109,13 +109,14 @@ def test_a_file_that_computes_something_else_is_not_left_and_an_earlier_one_is(
     model.write_bytes(b"an earlier model")
     status, out, err = command(
         seg_export, tiny_checkpoint, "-o", model, "--images", picture, "--overwrite", "-q", "--report", report
-    )  # fmt: skip
+    )
     assert (status, out) == (1, "")
     assert err.startswith(f"error: {model} was not written: ONNX Runtime")
     assert "computes something else than PyTorch" in err
     assert err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "parity.md"}
     assert model.read_bytes() == b"an earlier model"
+    assert "| DIFFERS |" in report.read_text(encoding="utf-8")
 
 
 def test_a_failing_simplifier_is_a_warning_not_an_end(
@@ -173,7 +174,7 @@ def test_a_folder_without_pictures_ends_with_status_1(command: Command, tiny_che
     (tmp_path / "empty").mkdir()
     status, out, err = command(
         seg_export, tiny_checkpoint, "-o", tmp_path / "model.onnx", "--images", tmp_path / "empty"
-    )  # fmt: skip
+    )
     assert (status, out) == (1, "")
     assert "empty" in err
     assert err.count("\n") == 1

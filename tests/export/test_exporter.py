@@ -159,8 +159,9 @@ def test_the_result_counts_what_is_in_the_file(exported: ExportResult) -> None:
     assert not [node for node in model.graph.node if node.op_type == "BatchNormalization"]
 
 
-def test_the_same_checkpoint_gives_the_same_file(exported: ExportResult, tiny_checkpoint: Path, picture: Path,
-                                                 tmp_path: Path) -> None:  # fmt: skip
+def test_the_same_checkpoint_gives_the_same_file(
+    exported: ExportResult, tiny_checkpoint: Path, picture: Path, tmp_path: Path
+) -> None:
     again = export(tiny_checkpoint, tmp_path / "again.onnx", images=[picture])
     assert again.path.read_bytes() == exported.path.read_bytes()
 
@@ -229,9 +230,14 @@ def test_grey_networks_export_in_their_depth(make_checkpoint: Callable[..., Path
     ids=["one weight", "red and blue", "infinite weights", "lost output", "another opset"],
 )
 def test_a_graph_that_is_not_the_network_is_not_left(
-    sabotage: Callable[[Change], None], tiny_checkpoint: Path, picture: Path, tmp_path: Path,
-    change: Change, error: type[ExportError], words: str,
-) -> None:  # fmt: skip
+    sabotage: Callable[[Change], None],
+    tiny_checkpoint: Path,
+    picture: Path,
+    tmp_path: Path,
+    change: Change,
+    error: type[ExportError],
+    words: str,
+) -> None:
     sabotage(change)
     with pytest.raises(error, match=words) as caught:
         export(tiny_checkpoint, tmp_path / "model.onnx", images=[picture])
@@ -283,9 +289,13 @@ def _raise(_model: Any) -> Any:
     ],
 )
 def test_a_simplifier_that_fails_is_survived_and_said(
-    monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, picture: Path, tmp_path: Path,
-    simplify: Callable[[Any], Any], fault: str,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Path,
+    picture: Path,
+    tmp_path: Path,
+    simplify: Callable[[Any], Any],
+    fault: str,
+) -> None:
     monkeypatch.setattr("onnxsim.simplify", simplify)
     result = export(tiny_checkpoint, tmp_path / "model.onnx", images=[picture])
     assert result.simplifier_fault == fault

@@ -68,7 +68,7 @@ def test_the_built_in_pictures_come_in_the_cards_form(
 
 def test_a_file_of_other_weights_differs_on_every_engine(
     tiny_model: Path, other_checkpoint: Path, picture: Path
-) -> None:  # fmt: skip
+) -> None:
     report = check_parity(tiny_model, other_checkpoint, [picture])
     assert not report.passes
     for row in report.rows:
@@ -160,9 +160,7 @@ def test_the_random_pictures_are_noise_over_the_whole_range_and_always_the_same(
     assert (np.asarray(first[0]) != np.asarray(first[1])).any()
 
 
-def test_the_pictures_own_size_counts_not_the_networks(
-    tiny_model: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:  # fmt: skip
+def test_the_pictures_own_size_counts_not_the_networks(tiny_model: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     PillowImage.effect_noise((301, 203), 80).convert("RGB").save(large)
     report = check_parity(tiny_model, tiny_checkpoint, [large])

@@ -36,9 +36,7 @@ def infer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="session")
-def grey_checkpoints(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:  # fmt: skip
+def grey_checkpoints(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of networks for grey pictures, by depth."""
     folder = tmp_path_factory.mktemp("grey")
     return {
@@ -113,10 +111,17 @@ def write_deep_tiff() -> WriteDeep:
         height, width, channels = pixels.shape
         data_at = 8 + 2 + 12 * 10 + 4 + 2 * channels
         entries = [
-            (256, "H", 1, width), (257, "H", 1, height), (258, "H", channels, 0), (259, "H", 1, 1),
-            (262, "H", 1, 2 if channels == 3 else 1), (273, "I", 1, data_at), (274, "H", 1, orientation),
-            (277, "H", 1, channels), (278, "H", 1, height), (279, "I", 1, 2 * pixels.size),
-        ]  # fmt: skip
+            (256, "H", 1, width),
+            (257, "H", 1, height),
+            (258, "H", channels, 0),
+            (259, "H", 1, 1),
+            (262, "H", 1, 2 if channels == 3 else 1),
+            (273, "I", 1, data_at),
+            (274, "H", 1, orientation),
+            (277, "H", 1, channels),
+            (278, "H", 1, height),
+            (279, "I", 1, 2 * pixels.size),
+        ]
         text = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
         for tag, kind, count, value in entries:
             field = struct.pack(order + kind, value).ljust(4, b"\0")

@@ -76,9 +76,14 @@ def test_a_folder_becomes_a_tree_of_masks_and_overlays(
     status, text, err = infer(tiny_model, pictures, "--out", out, "--backend", engine)
     assert (status, err) == (0, "")
     assert files(out) == [
-        "mask/a.png", "mask/b.png", "mask/classes.json", "mask/sub/c.png",
-        "overlay/a.png", "overlay/b.png", "overlay/sub/c.png",
-    ]  # fmt: skip
+        "mask/a.png",
+        "mask/b.png",
+        "mask/classes.json",
+        "mask/sub/c.png",
+        "overlay/a.png",
+        "overlay/b.png",
+        "overlay/sub/c.png",
+    ]
     lines = text.splitlines()
     assert lines[0].startswith(f"unet 48×64, 6 classes, by {engine} (")
     assert [line.split("  ")[:2] for line in lines[1:4]] == [
@@ -115,8 +120,11 @@ def test_a_bad_picture_is_skipped_and_the_rest_is_done(infer: Run, tiny_model: P
     assert err.count("\n") == 1
     assert text.splitlines()[-1].startswith("3 pictures, 1 skipped in ")
     assert [name for name in files(out) if name.startswith("mask")] == [
-        "mask/a.png", "mask/b.png", "mask/classes.json", "mask/sub/c.png",
-    ]  # fmt: skip
+        "mask/a.png",
+        "mask/b.png",
+        "mask/classes.json",
+        "mask/sub/c.png",
+    ]
 
 
 def test_a_json_document_lists_what_was_done_and_what_was_skipped(
@@ -206,9 +214,13 @@ def test_what_loses_something_is_skipped_until_it_is_asked_for(
 
 
 def test_16_bit_colour_is_not_quantised_in_silence(
-    infer: Run, tiny_model: Path, tmp_path: Path, out: Path, write_deep_png: Callable[..., Path],
+    infer: Run,
+    tiny_model: Path,
+    tmp_path: Path,
+    out: Path,
+    write_deep_png: Callable[..., Path],
     write_deep_tiff: Callable[..., Path],
-) -> None:  # fmt: skip
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
     paths = [write_deep_png(tmp_path / "png.png", pixels), write_deep_tiff(tmp_path / "tif.tif", pixels)]
     status, _, err = infer(tiny_model, *paths, "--out", out)
@@ -266,9 +278,15 @@ def test_an_empty_folder_and_a_missing_path_are_errors(infer: Run, tiny_model: P
 @pytest.mark.parametrize("content", ["missing", "empty", "text", "random", "truncated"])
 @pytest.mark.parametrize("with_card_file", [False, True])
 def test_a_file_that_is_no_model_is_one_line(
-    infer: Run, tiny_model: Path, pictures: Path, tmp_path: Path, out: Path,
-    engine: str, content: str, with_card_file: bool,
-) -> None:  # fmt: skip
+    infer: Run,
+    tiny_model: Path,
+    pictures: Path,
+    tmp_path: Path,
+    out: Path,
+    engine: str,
+    content: str,
+    with_card_file: bool,
+) -> None:
     path = tmp_path / "model.onnx"
     texts = {"empty": b"", "text": b"a text\n" * 30, "random": np.random.default_rng(0).bytes(3000)}
     if content != "missing":
@@ -283,9 +301,14 @@ def test_a_file_that_is_no_model_is_one_line(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_model_without_card_works_with_a_card_file(
-    infer: Run, tiny_model: Path, pictures: Path, tmp_path: Path, out: Path, engine: str,
+    infer: Run,
+    tiny_model: Path,
+    pictures: Path,
+    tmp_path: Path,
+    out: Path,
+    engine: str,
     with_card: Callable[..., Path],
-) -> None:  # fmt: skip
+) -> None:
     bare = with_card(tiny_model, None)
     line = one_error(infer(bare, pictures, "--out", out, "--backend", engine))
     assert "carries no segship card" in line
@@ -365,8 +388,8 @@ def test_an_unknown_backend_is_an_error(infer: Run, tiny_model: Path, pictures: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--save", "masks"], "'masks' is no kind of output; known are mask, color, overlay"),
-        (["--convert", "all"], "'all' is no conversion; known are depth, grey, alpha"),
+        (["--save", "masks"], "--save: 'masks' is not known; known are mask, color, overlay"),
+        (["--convert", "all"], "--convert: 'all' is not known; known are depth, grey, alpha"),
         (["--alpha", "2"], "'--alpha'"),
         (["--colour"], "No such option"),
     ],
@@ -472,8 +495,10 @@ def test_names_that_are_no_unicode_are_written_and_printed(tiny_model: Path, pho
     environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(
         [sys.executable, "-c", MAIN, tiny_model, tmp_path, "--out", tmp_path / "out"],
-        capture_output=True, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+        env=environment,
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"caf\\udce9.png  120" in done.stdout
     assert os.path.exists(os.fsencode(tmp_path) + b"/out/mask/caf\xe9.png")  # noqa: PTH110

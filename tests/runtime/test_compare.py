@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard
 from segship.runtime.compare import Comparison, compare, near_tie_map, tolerance
-from segship.runtime.labels import labels_from_logits, upscale_labels
+from segship.runtime.labels import labels_from_logits, resize_labels
 from segship.runtime.preprocess import Preprocess
 from segship.runtime.segmenter import Result
 
@@ -21,7 +21,7 @@ def result(logits: NDArray[np.float32], size: tuple[int, int] = SIZE) -> Result:
 
 
 def only_labels(logits: NDArray[np.float32]) -> Result:
-    labels = upscale_labels(labels_from_logits(logits, (6, 8)), SIZE)
+    labels = resize_labels(labels_from_logits(logits, (6, 8)), SIZE)
     return dataclasses.replace(result(logits), labels=labels, logits=None)
 
 
@@ -46,7 +46,7 @@ def test_the_tolerance_is_absolute_plus_relative() -> None:
 @pytest.mark.parametrize(("share", "passes"), [(0.9, True), (1.2, False)])
 def test_a_logit_may_differ_by_the_tolerance_and_no_more(
     logits: NDArray[np.float32], share: float, passes: bool
-) -> None:  # fmt: skip
+) -> None:
     changed = logits.copy()
     changed[1, 2, 3] += share * tolerance(logits)[1, 2, 3]
     comparison = compare(result(logits), result(changed))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segship.runtime.console import TRACEBACK_VARIABLE, SizeType, run
+from segship.runtime.console import TRACEBACK_VARIABLE, SizeType, chosen, run
 from segship.runtime.errors import ImageError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -111,3 +111,11 @@ def test_what_is_no_size_is_bad_use(command: Command, text: str) -> None:
     status, out, err = command(show_size, "--", text)
     assert (status, out) == (2, "")
     assert f"{text!r} is no size; expected HEIGHTxWIDTH" in err
+
+
+def test_chosen_names_are_listed_once_and_in_their_own_order() -> None:
+    known = ("mask", "color", "overlay")
+    assert chosen("overlay, mask,overlay", known, "--save") == ("mask", "overlay")
+    assert chosen("", known, "--save") == ()
+    with pytest.raises(click.UsageError, match="--save: 'masks' is not known; known are mask, color, overlay"):
+        chosen("mask,masks", known, "--save")

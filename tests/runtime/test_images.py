@@ -63,7 +63,7 @@ def test_a_picture_is_turned_upright_as_pillow_turns_it(tmp_path: Path, suffix: 
 @pytest.mark.parametrize("kind", ["16-bit.png", "16-bit.tif", "16-bit grey.png", "16-bit grey.tif", "grey.tif"])
 def test_what_pillow_cannot_turn_is_turned_too(
     tmp_path: Path, write_deep_png: WriteDeep, write_deep_tiff: WriteDeep, kind: str, orientation: int
-) -> None:  # fmt: skip
+) -> None:
     pixels = DEEP[..., :1] if "grey" in kind else DEEP[..., :3]
     exif = PillowImage.Exif()
     exif[ORIENTATION] = orientation
@@ -86,7 +86,7 @@ def test_what_pillow_cannot_turn_is_turned_too(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_grey_and_colour_keep_every_bit(
     tmp_path: Path, write_deep_png: WriteDeep, write_deep_tiff: WriteDeep, channels: int
-) -> None:  # fmt: skip
+) -> None:
     pixels = DEEP[..., :channels]
     paths = [write_deep_png(tmp_path / "a.png", pixels)]
     paths += [
@@ -228,7 +228,7 @@ def test_a_truncated_picture_is_an_error_and_not_half_a_picture(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_truncated_16_bit_picture_is_an_error(
     tmp_path: Path, write_deep_png: WriteDeep, write_deep_tiff: WriteDeep, kind: str
-) -> None:  # fmt: skip
+) -> None:
     pixels = RNG.integers(0, 65536, (40, 50, 3)).astype(np.uint16)
     path = (write_deep_png if kind == "png" else write_deep_tiff)(tmp_path / f"a.{kind}", pixels)
     path.write_bytes(path.read_bytes()[:-9000])
@@ -270,7 +270,7 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path) -> None:
 @given(data=st.data())
 def test_a_damaged_file_is_an_image_error_or_a_picture(
     tmp_path: Path, write_deep_png: WriteDeep, write_deep_tiff: WriteDeep, data: st.DataObject
-) -> None:  # fmt: skip
+) -> None:
     kind = data.draw(st.sampled_from(["png", "jpg", "tif", "bmp", "webp", "deep.png", "deep.tif"]))
     path = tmp_path / f"a.{kind}"
     if kind.startswith("deep"):
@@ -340,3 +340,17 @@ def test_an_array_of_the_other_byte_order_keeps_its_values() -> None:
 def test_an_array_that_is_no_picture_says_what_one_is(array: NDArray[np.uint8], words: str) -> None:
     with pytest.raises(ImageError, match=words):
         read_image(array, channels=3, depth="uint8")
+
+
+def test_a_tiff_of_several_pages_is_not_guessed_at(tmp_path: Path) -> None:
+    pages = [PillowImage.new("RGB", (8, 6), (page, page, page)) for page in (10, 20, 30)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ImageError, match=r"pages\.tif: the file holds 3 pages"):
+        read_image(tmp_path / "pages.tif", channels=3, depth="uint8")
+
+
+def test_a_pillow_image_that_has_lost_half_its_bits_is_refused(tmp_path: Path, write_deep_png: WriteDeep) -> None:
+    path = write_deep_png(tmp_path / "deep.png", np.full((4, 5, 3), 12345, np.uint16))
+    with PillowImage.open(path) as image, pytest.raises(ImageError, match="give the path of the file instead"):
+        read_image(image, channels=3, depth="uint16")
+    assert read_image(path, channels=3, depth="uint16").max() == 12345

@@ -10,8 +10,8 @@ from segship.runtime.labels import (
     labels_dtype,
     labels_from_logits,
     probabilities_from_logits,
+    resize_labels,
     upscale,
-    upscale_labels,
 )
 
 SIDE = st.integers(1, 12)
@@ -60,9 +60,7 @@ def test_ids_get_sixteen_bits_above_256_classes(num_classes: int, dtype: type) -
 
 @settings(max_examples=60, deadline=None)
 @given(LOGITS, SIZE)
-def test_probabilities_sum_to_one_and_agree_with_the_labels(
-    logits: NDArray[np.float32], size: tuple[int, int]
-) -> None:  # fmt: skip
+def test_probabilities_sum_to_one_and_agree_with_the_labels(logits: NDArray[np.float32], size: tuple[int, int]) -> None:
     probabilities = probabilities_from_logits(logits, size)
     assert probabilities.shape == (len(logits), *size)
     assert probabilities.dtype == np.float32
@@ -76,7 +74,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(
 @settings(max_examples=60, deadline=None)
 @given(st_numpy.arrays(np.uint16, SIZE), SIZE)
 def test_upscaled_labels_hold_no_new_ids(labels: NDArray[np.uint16], size: tuple[int, int]) -> None:
-    upscaled = upscale_labels(labels, size)
+    upscaled = resize_labels(labels, size)
     assert upscaled.shape == size
     assert upscaled.dtype == np.uint16
     assert set(np.unique(upscaled)) <= set(np.unique(labels))
@@ -84,7 +82,7 @@ def test_upscaled_labels_hold_no_new_ids(labels: NDArray[np.uint16], size: tuple
 
 def test_labels_twice_as_large_repeat_each_pixel() -> None:
     labels = np.array([[1, 2], [3, 4]], np.uint8)
-    np.testing.assert_array_equal(upscale_labels(labels, (4, 4)), labels.repeat(2, axis=0).repeat(2, axis=1))
+    np.testing.assert_array_equal(resize_labels(labels, (4, 4)), labels.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_pixel_centres_are_aligned_when_a_plane_is_upscaled() -> None:

@@ -192,7 +192,7 @@ def _five_classes(card: ModelCard) -> ModelCard:
 )
 def test_a_card_of_another_model_is_refused(
     tiny_model: Path, change: Callable[[ModelCard], ModelCard], words: str
-) -> None:  # fmt: skip
+) -> None:
     with pytest.raises(ModelError, match=words):
         check_fits(tiny_model, change(read_card(tiny_model)))
 

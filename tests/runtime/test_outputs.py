@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import OutputError
-from segship.runtime.outputs import check_free, output_kinds, output_names, output_paths, write_classes
+from segship.runtime.outputs import check_free, output_names, output_paths, write_classes
 from segship.runtime.preprocess import Preprocess
 from segship.runtime.sources import SourceFile
 
@@ -39,13 +39,6 @@ def test_no_two_pictures_have_one_output(places: list[str]) -> None:
 def test_each_kind_has_its_folder() -> None:
     paths = output_paths(Path("out"), ["mask", "overlay"], Path("sub/b.tar"))
     assert paths == {"mask": Path("out/mask/sub/b.tar.png"), "overlay": Path("out/overlay/sub/b.tar.png")}
-
-
-def test_kinds_are_listed_once_and_in_their_own_order() -> None:
-    assert output_kinds(["overlay", "mask", "overlay"]) == ("mask", "overlay")
-    assert output_kinds([]) == ()
-    with pytest.raises(ValueError, match="'masks' is no kind of output; known are mask, color, overlay"):
-        output_kinds(["mask", "masks"])
 
 
 def test_outputs_that_are_there_are_counted(tmp_path: Path) -> None:

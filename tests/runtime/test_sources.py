@@ -71,3 +71,9 @@ def test_a_folder_without_pictures_says_what_pictures_are(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ImageError, match=r"holds no pictures \(\.bmp, \.jpeg, \.jpg, \.png, "):
         find_images([tmp_path])
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".b.0f3a.png"):
+        (tmp_path / name).touch()
+    assert places(find_images([tmp_path])) == ["a.png"]

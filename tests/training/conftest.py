@@ -35,7 +35,7 @@ def write_camvid() -> WriteCamVid:
 
     def write(
         root: Path, *, masks: str = "index", train: int = 6, val: int = 3, size: tuple[int, int] = (32, 40)
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         rng = np.random.default_rng(11)
         colors = np.array(TWELVE_COLORS, np.uint8)
         for part, count in (("train", train), ("val", val)):

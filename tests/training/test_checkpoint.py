@@ -99,7 +99,7 @@ def test_a_card_that_names_no_network_is_refused(tiny_checkpoint: Path, tmp_path
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(
     tiny_checkpoint: Path, tmp_path: Path, network: Network
-) -> None:  # fmt: skip
+) -> None:
     path = _with_card(tiny_checkpoint, tmp_path / "other.safetensors", network=network)
     _refuses(path, rf"other\.safetensors: its weights do not fit {network.arch}")
 

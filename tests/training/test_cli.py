@@ -15,9 +15,23 @@ Command = Callable[..., tuple[int, str, str]]
 def arguments(index_tree: Path, tmp_path: Path) -> list[object]:
     """What trains a tiny U-Net for an epoch into ``run/``."""
     return [
-        "--data", f"camvid:{index_tree}", "--arch", "unet", "--base-channels", 2, "--size", "32x40", "--epochs", 1,
-        "--batch-size", 3, "--device", "cpu", "--out", tmp_path / "run",
-    ]  # fmt: skip
+        "--data",
+        f"camvid:{index_tree}",
+        "--arch",
+        "unet",
+        "--base-channels",
+        2,
+        "--size",
+        "32x40",
+        "--epochs",
+        1,
+        "--batch-size",
+        3,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    ]
 
 
 def test_a_run_ends_with_what_it_reached_and_what_comes_next(
@@ -51,8 +65,10 @@ def test_json_prints_one_document_and_quiet_no_progress(
     document = json.loads(out)
     checkpoint = tmp_path / "run/best.safetensors"
     assert document == {
-        "checkpoint": str(checkpoint), "best_epoch": 1, "validation": read_card(checkpoint).provenance.metrics
-    }  # fmt: skip
+        "checkpoint": str(checkpoint),
+        "best_epoch": 1,
+        "validation": read_card(checkpoint).provenance.metrics,
+    }
 
 
 def test_json_says_null_where_nothing_could_be_measured(

@@ -36,7 +36,7 @@ def _batch(images: list[NDArray[np.integer]]) -> torch.Tensor:
 @settings(max_examples=10, deadline=None)
 def test_torch_and_numpy_give_the_same_numbers_bit_for_bit(
     depth: Depth, order: ColorOrder, scale: Scale, seed: int
-) -> None:  # fmt: skip
+) -> None:
     form = _preprocess(depth, order, scale)
     images = [_random_image(form, seed + offset) for offset in range(3)]
     expected = np.concatenate([form.normalise(image) for image in images])

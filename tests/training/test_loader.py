@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
+from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import DEMO
 from segship.runtime.preprocess import Depth, Preprocess
 from segship.training.data import Sample
 from segship.training.data.camvid import open_camvid
-from segship.training.loader import PixelsAndLabels, channel_statistics, training_loader
+from segship.training.loader import PixelsAndLabels, batches, channel_statistics, training_loader
 
 
 class Pictures:
@@ -115,3 +117,18 @@ def test_a_constant_channel_is_not_blown_up() -> None:
     mean, std = channel_statistics(Pictures([image, image]), _form((4, 4)))
     assert mean == pytest.approx((77 / 255,) * 3, abs=1e-6)
     assert std == (0.001,) * 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 and later; PyTorch forks all the same
+def test_a_bad_sample_is_the_datasets_own_error_whoever_reads_it(
+    write_camvid: Callable[..., Path], tmp_path: Path, workers: int
+) -> None:
+    tree = write_camvid(tmp_path / "camvid")
+    mask = min((tree / "trainannot").iterdir())
+    PillowImage.new("L", (40, 32), 99).save(mask)
+    dataset = open_camvid(str(tree)).train
+    loader = training_loader(dataset, _form((8, 8)), batch_size=2, workers=workers, seed=0)
+    with pytest.raises(DatasetError, match=r"label id 99 is outside the classes 0…11 \(1280 pixels") as caught:
+        list(batches(loader))
+    assert "Traceback" not in str(caught.value)

@@ -55,10 +55,17 @@ def test_the_csv_has_a_row_an_epoch_and_a_column_a_figure(records: list[EpochRec
         reader = csv.DictReader(file)
         rows = list(reader)
     assert reader.fieldnames == [
-        "epoch", "learning_rate", "train_loss",
-        "pixel_accuracy", "mean_class_accuracy", "miou", "frequency_weighted_iou", "mean_f1", "seconds",
+        "epoch",
+        "learning_rate",
+        "train_loss",
+        "pixel_accuracy",
+        "mean_class_accuracy",
+        "miou",
+        "frequency_weighted_iou",
+        "mean_f1",
+        "seconds",
         *(f"{figure} {name}" for figure in ("IoU", "accuracy", "F1") for name in NAMES),
-    ]  # fmt: skip
+    ]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     for row, record in zip(rows, records, strict=True):
         for name, value in record.scores.summary().items():

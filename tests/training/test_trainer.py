@@ -40,7 +40,7 @@ def configure(tree: Path) -> Callable[..., TrainConfig]:
     def make(out: Path, **changes: Any) -> TrainConfig:
         config = TrainConfig(
             f"camvid:{tree}", out, TINY, SIZE, epochs=2, batch_size=2, learning_rate=0.01, device="cpu"
-        )  # fmt: skip
+        )
         return dataclasses.replace(config, **changes)
 
     return make
@@ -94,9 +94,13 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_checkpoints_metrics_and_pictures_and_nothing_else(finished: Run) -> None:
     files = sorted(str(path.relative_to(finished.out)) for path in finished.out.rglob("*") if path.is_file())
     assert files == [
-        "best.safetensors", "curves.png", "last/weights.safetensors", "metrics.csv",
-        "samples/epoch_001.png", "samples/epoch_002.png",
-    ]  # fmt: skip
+        "best.safetensors",
+        "curves.png",
+        "last/weights.safetensors",
+        "metrics.csv",
+        "samples/epoch_001.png",
+        "samples/epoch_002.png",
+    ]
     for name in ("curves.png", "samples/epoch_001.png", "samples/epoch_002.png"):
         with PillowImage.open(finished.out / name) as image:
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 10
@@ -148,8 +152,11 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_not_the_last(
     listener = Listener()
     result = train(configure(tmp_path, epochs=4), listener)
     assert [heard for heard in listener.heard if heard[0] == "done"] == [
-        ("done", 1, True), ("done", 2, True), ("done", 3, False), ("done", 4, False)
-    ]  # fmt: skip
+        ("done", 1, True),
+        ("done", 2, True),
+        ("done", 3, False),
+        ("done", 4, False),
+    ]
     assert result.best.epoch == 2
     assert read_card(tmp_path / "best.safetensors").provenance.epoch == 2
     assert read_card(tmp_path / "last/weights.safetensors").provenance.epoch == 4
@@ -236,7 +243,7 @@ def test_a_bad_validation_mask_ends_the_run_before_it_trains(
     write_camvid: Callable[..., Path], configure: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     root = write_camvid(tmp_path / "camvid")
-    mask = sorted((root / "valannot").iterdir())[-1]
+    mask = max((root / "valannot").iterdir())
     PillowImage.new("L", (40, 32), 77).save(mask)
     listener = Listener()
     with pytest.raises(DatasetError, match=f"{mask.name}: label id 77 is outside the classes"):
@@ -255,9 +262,10 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"flip": False}, {"weight_decay": 0.5}, {"precision": "bf16"}],
+    "change",
+    [{"seed": 1}, {"flip": False}, {"weight_decay": 0.5}, {"precision": "bf16"}],
     ids=["seed", "flip", "weight decay", "precision"],
-)  # fmt: skip
+)
 def test_each_of_these_options_gives_other_weights(
     finished: Run, configure: Callable[..., TrainConfig], tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -310,9 +318,12 @@ def test_a_configuration_that_cannot_train_is_refused(
 
 @pytest.mark.parametrize(("batch_size", "pictures"), [(1, 6), (8, 1)])
 def test_a_batch_of_one_small_picture_is_refused_before_it_fails_in_the_network(
-    configure: Callable[..., TrainConfig], write_camvid: Callable[..., Path], tmp_path: Path,
-    batch_size: int, pictures: int,
-) -> None:  # fmt: skip
+    configure: Callable[..., TrainConfig],
+    write_camvid: Callable[..., Path],
+    tmp_path: Path,
+    batch_size: int,
+    pictures: int,
+) -> None:
     tree = write_camvid(tmp_path / "camvid", train=pictures)
     config = configure(tmp_path / "run", data=f"camvid:{tree}", network=Network("u2netp"), batch_size=batch_size)
     with pytest.raises(TrainingError, match=r"one picture of 32×32 pixels.*take a larger --size or --batch-size"):
@@ -359,3 +370,10 @@ def test_the_learning_rate_rises_straight_to_its_highest_then_falls_to_zero(tota
         middle = (warm_up + total_steps) / 2
         assert factor(math.floor(middle)) + factor(math.ceil(middle)) == pytest.approx(1)  # a cosine's half
     assert factor(total_steps + 100) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_over_an_earlier_one_leaves_nothing_of_it(configure: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(configure(tmp_path, epochs=3), Progress())
+    train(configure(tmp_path, epochs=1), Progress())
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["epoch_001.png"]
+    assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2

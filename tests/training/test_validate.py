@@ -42,7 +42,7 @@ class Pictures:
 
 def test_labels_and_logits_are_those_that_a_deployment_computes(
     tiny_checkpoint: Path, photo: NDArray[np.uint8]
-) -> None:  # fmt: skip
+) -> None:
     network, card = load_checkpoint(tiny_checkpoint)
     with Segmenter(tiny_checkpoint, backend="torch", device="cpu") as segmenter:
         result = segmenter(photo)

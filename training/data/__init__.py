@@ -65,12 +65,17 @@ class Split:
     val: Dataset
 
 
-def open_dataset(spec: str, *, seed: int = 0) -> Split:
+def spread_evenly(count: int, at_most: int) -> list[int]:
+    """Choose up to ``at_most`` of the indices 0…count−1, evenly spread, in order."""
+    chosen = min(count, at_most)
+    return [index * count // chosen for index in range(chosen)]
+
+
+def open_dataset(spec: str) -> Split:
     """Open the dataset that ``--data`` names.
 
     Args:
         spec: ``camvid:DIR``, ``demo``, ``demo:grey8`` or ``demo:grey16``.
-        seed: of what is drawn at random.
 
     Raises:
         DatasetError: if the kind is unknown, or the folder holds no such dataset.
@@ -78,19 +83,19 @@ def open_dataset(spec: str, *, seed: int = 0) -> Split:
     kind, _, place = spec.partition(":")
     if kind not in _KINDS:
         raise DatasetError(f"no kind of dataset is called {kind!r}; known are {', '.join(_KINDS)} (KIND:DIR)")
-    return _KINDS[kind](place, seed)
+    return _KINDS[kind](place)
 
 
-def _open_camvid(place: str, _seed: int) -> Split:
+def _open_camvid(place: str) -> Split:
     from segship.training.data.camvid import open_camvid
 
     return open_camvid(place)
 
 
-def _open_demo(place: str, seed: int) -> Split:
+def _open_demo(place: str) -> Split:
     from segship.training.data.demo import open_demo
 
-    return open_demo(place, seed=seed)
+    return open_demo(place)
 
 
-_KINDS: Final[dict[str, Callable[[str, int], Split]]] = {"camvid": _open_camvid, "demo": _open_demo}
+_KINDS: Final[dict[str, Callable[[str], Split]]] = {"camvid": _open_camvid, "demo": _open_demo}

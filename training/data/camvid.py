@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segship.runtime.errors import DatasetError, ImageError
+from segship.runtime.errors import DatasetError, ImageError, LossyConversionError
 from segship.runtime.images import IMAGE_SUFFIXES, read_image
 from segship.runtime.palettes import (
     CAMVID,
@@ -58,6 +58,8 @@ class CamVid:
         image_path, mask_path = self.pairs[index]
         try:
             image = read_image(image_path, channels=self.channels, depth=self.depth)
+        except LossyConversionError as error:
+            raise DatasetError(f"{error.finding}; save it as 8-bit RGB without transparency") from error
         except ImageError as error:
             raise DatasetError(str(error)) from error
         labels = self._decode(read_mask(mask_path), mask_path)
@@ -106,14 +108,20 @@ def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     pictures = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not pictures:
         raise DatasetError(f"{images} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    by_stem = {path.stem.removesuffix("_L"): path for path in masks.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
-    missing = [path for path in pictures if path.stem not in by_stem]
+    candidates = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = {path: candidates.get(path.stem) or candidates.get(f"{path.stem}_L") for path in pictures}
+    missing = [path for path, mask in found.items() if mask is None]
     if missing:
         raise DatasetError(
             f"{missing[0]} has no mask in {masks} (expected {missing[0].stem}.png); "
             f"{len(missing)} of {len(pictures)} pictures have none"
         )
-    return [(path, by_stem[path.stem]) for path in pictures]
+    orphans = sorted(set(candidates.values()) - set(found.values()))
+    if orphans:
+        raise DatasetError(
+            f"{orphans[0]} has no picture of its name in {images}; {len(orphans)} of {len(candidates)} masks have none"
+        )
+    return [(path, mask) for path, mask in found.items() if mask is not None]
 
 
 def _decode_ids(mask: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Final
 from torch import nn
 
 from segship.runtime.card import Network
-from segship.runtime.errors import CheckpointError
+from segship.runtime.errors import CheckpointError, one_line
 from segship.training.networks.u2net import U2NetP
 from segship.training.networks.unet import UNet
 
@@ -27,7 +27,6 @@ def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn
     try:
         return ARCHITECTURES[network.arch](num_classes=num_classes, in_channels=in_channels, **network.options)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes below zero, or above what torch counts
-        detail = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"architecture {network.arch!r} cannot be built with {network.options} ({detail})"
+            f"architecture {network.arch!r} cannot be built with {network.options} ({one_line(error)})"
         ) from error

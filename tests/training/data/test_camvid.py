@@ -256,7 +256,7 @@ COLOR_HARMS: dict[str, tuple[Harm, str]] = {
     ),
     "a class_dict.csv that lacks a class of the masks": (
         lambda tree: (tree / "class_dict.csv").write_text("name,r,g,b\nSky,128,128,128\nVoid,0,0,0\n"),
-        r"train_labels/seq_000_L\.png: colour \(\d+, \d+, \d+\) stands for no class",
+        r"(train|val)_labels/seq_000_L\.png: colour \(\d+, \d+, \d+\) stands for no class",
     ),
 }
 HARMS = [("index_tree", what) for what in INDEX_HARMS] + [("color_tree", what) for what in COLOR_HARMS]
@@ -282,9 +282,24 @@ def test_what_is_wrong_ends_in_one_line_that_says_where_and_what(harmed: tuple[P
 def test_the_command_ends_with_status_1_and_that_line(harmed: tuple[Path, str], command: Command) -> None:
     tree, words = harmed
     status, out, err = command(
-        seg_train, "--data", f"camvid:{tree}", "--arch", "unet", "--base-channels", 1, "--size", "16x16",
-        "--epochs", 1, "--batch-size", 3, "--device", "cpu", "--out", tree.parent / "run",
-    )  # fmt: skip
+        seg_train,
+        "--data",
+        f"camvid:{tree}",
+        "--arch",
+        "unet",
+        "--base-channels",
+        1,
+        "--size",
+        "16x16",
+        "--epochs",
+        1,
+        "--batch-size",
+        3,
+        "--device",
+        "cpu",
+        "--out",
+        tree.parent / "run",
+    )
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -292,9 +307,7 @@ def test_the_command_ends_with_status_1_and_that_line(harmed: tuple[Path, str], 
         raise DatasetError(err)
 
 
-def test_parts_of_different_classes_are_refused(
-    write_camvid: WriteCamVid, color_tree: Path, tmp_path: Path
-) -> None:  # fmt: skip
+def test_parts_of_different_classes_are_refused(write_camvid: WriteCamVid, color_tree: Path, tmp_path: Path) -> None:
     index_tree = write_camvid(tmp_path / "index")
     shutil.move(index_tree / "valannot", color_tree / "valannot")
     assert open_camvid(str(color_tree)).val.classes == CAMVID  # the 12-colour table has the same 11 classes
@@ -311,3 +324,31 @@ def test_a_kind_of_dataset_that_is_not_known_is_refused_naming_the_known_ones() 
 def test_camvid_without_a_folder_is_refused() -> None:
     with pytest.raises(DatasetError, match=r"camvid:DIR.*expected one that holds train/ and val/"):
         open_dataset("camvid")
+
+
+def test_a_mask_without_a_picture_is_an_error_that_names_it(write_camvid: Callable[..., Path], tmp_path: Path) -> None:
+    tree = write_camvid(tmp_path / "camvid")
+    picture = min((tree / "train").iterdir())
+    picture.unlink()
+    with pytest.raises(DatasetError, match=f"{picture.stem}.png has no picture of its name.*1 of 6 masks have none"):
+        open_camvid(str(tree))
+
+
+def test_a_picture_whose_own_name_ends_in_l_finds_its_mask(write_camvid: Callable[..., Path], tmp_path: Path) -> None:
+    tree = write_camvid(tmp_path / "camvid")
+    for folder in ("train", "trainannot"):
+        path = min((tree / folder).iterdir())
+        path.rename(path.with_stem(f"{path.stem}_L"))
+    assert len(open_camvid(str(tree)).train) == 6
+
+
+def test_a_picture_that_would_lose_something_says_how_to_save_it(
+    write_camvid: Callable[..., Path], tmp_path: Path
+) -> None:
+    tree = write_camvid(tmp_path / "camvid")
+    picture = min((tree / "train").iterdir())
+    PillowImage.new("RGBA", (40, 32), (9, 9, 9, 100)).save(picture.with_suffix(".png"))
+    if picture.suffix != ".png":
+        picture.unlink()
+    with pytest.raises(DatasetError, match="partly transparent; save it as 8-bit RGB"):
+        open_camvid(str(tree)).train[0]

@@ -128,9 +128,7 @@ def test_the_nearest_mean_colour_does_not_tell_the_classes(train_pixels: Pixels,
     assert _miou(nearest, val_pixels) < 0.45
 
 
-def test_the_likeliest_class_of_each_colour_does_not_tell_them_either(
-    train_pixels: Pixels, val_pixels: Pixels
-) -> None:  # fmt: skip
+def test_the_likeliest_class_of_each_colour_does_not_tell_them_either(train_pixels: Pixels, val_pixels: Pixels) -> None:
     pictures, labels = train_pixels
     counts = np.zeros((16, 16, 16, len(DEMO)), np.int64)
     np.add.at(counts, (*np.moveaxis(pictures >> 4, -1, 0), labels), 1)
