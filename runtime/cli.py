@@ -62,6 +62,8 @@ def seg_infer(
     Masks are palette PNGs at the picture's own size: a viewer shows colours, a program reads class ids. A picture that
     cannot be read is reported and skipped, and the exit status is then 3.
     """
+    import cv2
+
     from segship.runtime.images import CONVERSIONS
     from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_names, write_classes
     from segship.runtime.segmenter import Segmenter
@@ -71,6 +73,8 @@ def seg_infer(
     conversions = chosen(convert, CONVERSIONS, "--convert")
     card = None if card_path is None else _read_card_file(card_path)
     with Segmenter(model, backend=backend, device=device, card=card, convert=conversions) as segmenter:
+        if segmenter.info.backend != "opencv":
+            cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
         files = find_images(sources, leave_out=[out / kind for kind in OUTPUT_KINDS])
         names = output_names(files)
         if not overwrite:
