@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import click
 
@@ -11,7 +11,7 @@ from segship.runtime.console import SizeType, run
 from segship.runtime.errors import OutputError, require
 
 if TYPE_CHECKING:
-    from segship.training.trainer import TrainResult
+    from segship.training.trainer import Precision, TrainResult
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -49,12 +49,20 @@ def seg_train(
     data: str,
     arch: str,
     base_channels: int | None,
+    size: tuple[int, int] | None,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    precision: str,
+    flip: bool,
+    seed: int,
+    device: str,
+    workers: int | None,
     out: Path,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
-    learning_rate: float,
-    **options: object,
 ) -> None:
     """Train a segmentation network and keep its best weights as a checkpoint that describes itself."""
     if base_channels is not None and arch != "unet":
@@ -69,7 +77,21 @@ def seg_train(
         raise OutputError(f"{out} already holds a run; choose another --out, or add --overwrite")
 
     network = Network(arch, {} if base_channels is None else {"base_channels": base_channels})
-    config = TrainConfig(data=data, out=out, network=network, learning_rate=learning_rate, **options)  # type: ignore[arg-type]  # click has checked them
+    config = TrainConfig(
+        data=data,
+        out=out,
+        network=network,
+        size=size,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        precision=cast("Precision", precision),
+        flip=flip,
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
     with ConsoleProgress(quiet=quiet) as progress:
         result = train(config, progress)
     if as_json:
