@@ -57,8 +57,8 @@ def seg_export(
 ) -> None:
     """Export a CHECKPOINT of seg-train to one ONNX file that describes itself.
 
-    The file is compared with PyTorch on real pictures, on every engine that is installed; one that computes something
-    else is not left.
+    The file is compared with PyTorch on real pictures, by OpenCV and, where it is installed, by ONNX Runtime; one that
+    computes something else is not left.
     """
     for path in (output, report):
         if path is not None and path.exists() and not overwrite:

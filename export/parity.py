@@ -39,7 +39,7 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All engines that are installed against PyTorch.
+    """Each of ``ENGINES`` that is installed against PyTorch.
 
     Attributes:
         reference: the engine that ran the checkpoint.
@@ -55,7 +55,7 @@ class ParityReport:
 
     @property
     def passes(self) -> bool:
-        """Whether every engine computes what PyTorch computes."""
+        """Whether every engine that was compared computes what PyTorch computes."""
         return all(row.comparison.passes for row in self.rows)
 
     def to_json(self) -> str:
@@ -101,7 +101,7 @@ class ParityReport:
 def check_parity(
     model: Path, checkpoint: Path, images: Sequence[Path], convert: Sequence[Conversion] = ()
 ) -> ParityReport:
-    """Compare an exported file with its checkpoint on every engine that is installed, on the CPU.
+    """Compare an exported file with its checkpoint on each of ``ENGINES`` that is installed, on the CPU.
 
     Args:
         model: the ONNX file.

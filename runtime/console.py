@@ -15,7 +15,7 @@ Name = TypeVar("Name", bound=str)
 TRACEBACK_VARIABLE = "SEGSHIP_TRACEBACK"
 
 
-class SizeType(click.ParamType):  # type: ignore[type-arg]  # a generic class from click 8.3 on only
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """``HxW``, or one number for a square, as (height, width)."""
 
     name = "HxW"

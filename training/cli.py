@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--base-channels", type=click.IntRange(1, 512), help="Channels of unet at full resolution.  [default: 64]"
 )
-@click.option("--size", type=SizeType(), help="Input of the network, in pixels.  [default: the first picture's size]")
+@click.option("--size", type=SizeType(), help="Height x width of the network's input.  [default: the first picture's]")
 @click.option("--epochs", type=click.IntRange(1), default=20, help="Passes over the training part.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Pictures a step.")
 @click.option(
