@@ -33,7 +33,7 @@ class LogitsHead(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W)."""
+        """Map pictures (N, C, H, W) to logits (N, K, H, W)."""
         logits: Tensor = self.network(image)[0]
         return logits
 
@@ -44,6 +44,18 @@ class LabelsHead(LogitsHead):
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (N, C, H, W) to class ids (N, H, W), uint8."""
         return super().forward(image).argmax(dim=1).to(torch.uint8)
+
+
+class BinaryLabelsHead(LogitsHead):
+    """1 where a binary network's only logit is above the threshold, otherwise 0."""
+
+    def __init__(self, network: nn.Module, logit_threshold: float) -> None:
+        super().__init__(network)
+        self.logit_threshold = logit_threshold
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map pictures (N, C, H, W) to class ids (N, H, W), uint8."""
+        return (super().forward(image).squeeze(1) > self.logit_threshold).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ def export(
 
     Raises:
         CheckpointError: if the checkpoint cannot be used.
+        CardError: if its network cannot have this head: one that sees tiles returns logits.
         ParityError: if an engine computes something else than PyTorch; no file is left.
         ExportError: if the graph cannot be made as it was asked for; no file is left.
     """
@@ -124,7 +137,7 @@ def export(
 
 def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
     """Trace with the TorchScript exporter: the other one leaves another opset in the file when asked for an old one."""
-    module = (LogitsHead if card.head == "logits" else LabelsHead)(network).eval()
+    module = _with_head(network, card).eval()
     example = torch.zeros(1, card.preprocess.channels, *card.preprocess.size)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -147,6 +160,12 @@ def _trace(network: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             raise ExportError(f"PyTorch cannot export this network at opset {opset} ({one_line(error)})") from error
     return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _with_head(network: nn.Module, card: ModelCard) -> nn.Module:
+    if card.head == "logits":
+        return LogitsHead(network)
+    return BinaryLabelsHead(network, card.logit_threshold) if card.task == "binary" else LabelsHead(network)
 
 
 def _simplify(traced: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

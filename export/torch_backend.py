@@ -44,7 +44,7 @@ class TorchBackend:
         return self._info
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the network's input (1, C, H, W) to its logits (1, num_classes, H, W)."""
+        """Map the network's input (1, C, H, W) to its logits (1, K, H, W)."""
         if self._network is None:
             raise BackendError("this backend is closed")
         try:

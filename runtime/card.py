@@ -7,23 +7,23 @@ errors, and nothing in it is ever evaluated.
 
 import dataclasses
 import json
-import sys
-import types
-import typing
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from segship.runtime.errors import CardError
 from segship.runtime.palettes import Color
 from segship.runtime.preprocess import Preprocess
+from segship.runtime.strict import parse
 
 CARD_KEY: Final = "segship"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_CARD_BYTES: Final = 4 << 20
 MAX_CLASSES: Final = 65535
+MAX_TILE_OVERLAP: Final = 0.9
 
 Head = Literal["logits", "labels"]
+Task = Literal["multiclass", "binary"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Network:
 
     Attributes:
         arch: the name that ``seg-train --arch`` takes.
-        options: the sizes it was built with, such as ``{"base_channels": 16}``.
+        options: what it was built with, such as ``{"base_channels": 16}`` or ``{"backbone": "vgg16"}``.
     """
 
     arch: str
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,28 @@ class ModelCard:
         class_names: of the classes 0…C−1.
         palette: (red, green, blue), 0…255, one for each class.
         preprocess: how a picture becomes the network's input.
-        head: what the graph returns: ``logits`` (1, C, H, W) float32, or ``labels`` (1, H, W) class ids, uint8 up to
-            256 classes and uint16 above.
+        task: ``multiclass``: a logit for each class, and the largest one wins; ``binary``: a single logit, that of the
+            second of the two classes, which wins where its sigmoid is above ``threshold``.
+        threshold: of a binary network, between 0 and 1.
+        tile_overlap: None: the network sees whole pictures, brought to ``preprocess.size``. A number in 0…0.9: it was
+            trained on parts of that size at the pictures' own resolution, so pictures are cut into tiles of that size
+            that overlap by this share, and their logits are blended.
+        head: what the graph returns: ``logits`` (1, K, H, W) float32, K the number of logits, or ``labels`` (1, H, W)
+            class ids, uint8 up to 256 classes and uint16 above.
         ignore_index: the id that means "no class" in training masks; a network never returns it.
         network: which network it is; None for a model that segship did not train.
         input_name: name of the graph's input, (1, C, H, W) float32.
         output_name: name of the graph's output.
         provenance: where the model comes from.
-        format_version: of this card; older ones are read, newer ones are refused.
+        format_version: the one that this segship writes; cards of older ones are read as cards of this one.
     """
 
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
     preprocess: Preprocess
+    task: Task = "multiclass"
+    threshold: float = 0.5
+    tile_overlap: float | None = None
     head: Head = "logits"
     ignore_index: int = 255
     network: Network | None = None
@@ -103,6 +112,17 @@ class ModelCard:
             raise CardError(f"the card has {len(self.palette)} colours for {len(self.class_names)} classes")
         if not all(0 <= value <= 255 for color in self.palette for value in color):
             raise CardError("the card's palette has values outside 0…255")
+        if self.task == "binary" and len(self.class_names) != 2:
+            raise CardError(f"the card's task is binary, and it has {len(self.class_names)} class names; expected 2")
+        if not 0 < self.threshold < 1:
+            raise CardError(f"the card's threshold is {self.threshold}; expected a number between 0 and 1")
+        if self.tile_overlap is not None and not 0 <= self.tile_overlap <= MAX_TILE_OVERLAP:
+            raise CardError(f"the card's tile_overlap is {self.tile_overlap}; expected 0…{MAX_TILE_OVERLAP}")
+        if self.tile_overlap is not None and self.head == "labels":
+            raise CardError(
+                f"the card's tile_overlap is {self.tile_overlap} and its head labels, but tiles can only be blended by "
+                "their logits; export with --head logits"
+            )
         if 0 <= self.ignore_index < len(self.class_names):
             raise CardError(
                 f"the card's ignore_index {self.ignore_index} is a class: {self.class_names[self.ignore_index]!r}"
@@ -110,8 +130,18 @@ class ModelCard:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes that labels tell apart: 2 for a binary network."""
         return len(self.class_names)
+
+    @property
+    def num_logits(self) -> int:
+        """Number of logits that the network has for each pixel: 1 for a binary network, otherwise one a class."""
+        return 1 if self.task == "binary" else self.num_classes
+
+    @property
+    def logit_threshold(self) -> float:
+        """Logit of a binary network above which the second class wins: the one whose sigmoid is ``threshold``."""
+        return math.log(self.threshold / (1 - self.threshold))
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return the card as JSON text."""
@@ -143,53 +173,7 @@ class ModelCard:
                 "upgrade segship to use this model"
             )
         try:
-            return typing.cast("ModelCard", _parse(cls, value, "card"))
+            card = parse(cls, value, "card", CardError)
         except CardError as error:
             raise CardError(f"{origin}: {error}") from None
-
-
-def _parse(kind: Any, value: object, where: str) -> object:
-    """Read ``value`` as the type ``kind``; one rule for each shape of type that the card's dataclasses use."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _parse_dataclass(kind, value, where)
-    if origin is Literal:
-        if value in arguments and isinstance(value, str):
-            return value
-        raise CardError(f"{where} is {value!r}; expected one of {', '.join(map(str, arguments))}")
-    if origin in (typing.Union, types.UnionType):  # only "something or None" occurs
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else _parse(inner, value, where)
-    if origin is tuple and isinstance(value, list):
-        endless = arguments[-1] is Ellipsis
-        if not endless and len(value) != len(arguments):
-            raise CardError(f"{where} has {len(value)} values; expected {len(arguments)}")
-        kinds = [arguments[0]] * len(value) if endless else arguments
-        return tuple(_parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is dict and isinstance(value, dict):
-        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
-        return float(value)
-    if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
-        return value
-    raise CardError(f"{where} is {str(value)[:80]!r}; expected {getattr(kind, '__name__', None) or kind}")
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) <= sys.float_info.max  # also tells of integers that no float can hold
-
-
-def _parse_dataclass(kind: type, value: object, where: str) -> object:
-    if not isinstance(value, Mapping):
-        raise CardError(f"{where} is {str(value)[:80]!r}; expected an object")
-    hints = typing.get_type_hints(kind)
-    if unknown := sorted(set(value) - set(hints)):
-        raise CardError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(hints)}")
-    required = {
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - set(value)):
-        raise CardError(f"{where} lacks {', '.join(missing)}")
-    return kind(**{name: _parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+        return dataclasses.replace(card, format_version=FORMAT_VERSION)

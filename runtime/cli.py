@@ -110,7 +110,8 @@ class _Report:
             card = self._segmenter.card
             name = card.network.arch if card.network else "network"
             height, width = card.preprocess.size
-            click.echo(f"{name} {height}×{width}, {card.num_classes} classes, by {self._segmenter.info}")
+            tiles = "" if card.tile_overlap is None else f" tiles, {card.tile_overlap:.0%} overlap"
+            click.echo(f"{name} {height}×{width}{tiles}, {card.num_classes} classes, by {self._segmenter.info}")
         if self._bar:
             self._bar.start()
         return self

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from segship.runtime.card import ModelCard
 from segship.runtime.labels import labels_from_logits, resize_labels, upscale
 from segship.runtime.segmenter import Result
 
@@ -80,14 +81,16 @@ def compare(reference: Result, candidate: Result) -> Comparison:
     if reference.logits is None or reference.labels.shape != candidate.labels.shape:
         raise ValueError("a reference needs logits, and a picture of the candidate's size")
     size = (candidate.labels.shape[0], candidate.labels.shape[1])
+    card = reference.card
     if candidate.logits is None:
         network_size = (reference.logits.shape[1], reference.logits.shape[2])
-        expected = resize_labels(labels_from_logits(reference.logits, network_size), size)
-        near_ties = resize_labels(near_tie_map(reference.logits, network_size).astype(np.uint8), size).astype(bool)
+        expected = resize_labels(labels_from_logits(reference.logits, network_size, card), size)
+        ties = near_tie_map(reference.logits, network_size, card)
+        near_ties = resize_labels(ties.astype(np.uint8), size).astype(bool)
         max_abs, p99_abs, beyond = float("nan"), float("nan"), 0
     else:
         expected = reference.labels
-        near_ties = near_tie_map(reference.logits, size)
+        near_ties = near_tie_map(reference.logits, size, card)
         difference = np.abs(candidate.logits - reference.logits)
         max_abs, p99_abs = float(difference.max()), float(np.percentile(difference, 99))
         beyond = int((~(difference <= tolerance(reference.logits))).sum())  # NaN is beyond
@@ -101,12 +104,15 @@ def tolerance(reference: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(reference))
 
 
-def near_tie_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Tell where, at ``size``, the two largest of the logits (C, h, w) are so close that rounding may swap them.
+def near_tie_map(logits: NDArray[np.float32], size: tuple[int, int], card: ModelCard) -> NDArray[np.bool_]:
+    """Tell where, at ``size``, the logits (K, h, w) are so close to another label that rounding may flip it.
 
-    That is where their gap is at most 2 · (1e-4 + 1e-3 · |largest|): each of the two may move by the tolerance.
+    That is where the two largest are at most 2 · (1e-4 + 1e-3 · |largest|) apart: each of them may move by the
+    tolerance. The only logit of a binary network may be the tolerance away from the threshold, which does not move.
     """
     largest = upscale(logits[0], size).copy()
+    if card.task == "binary":
+        return np.asarray(np.abs(largest - card.logit_threshold) <= tolerance(largest))
     second = np.full(size, -np.inf, np.float32)
     for plane in logits[1:]:
         upscaled = upscale(plane, size)

@@ -1,10 +1,13 @@
 """From the network's output to class ids at the picture's own size; training's validation uses the same functions."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # a card holds a Preprocess, which brings labels to size with this module
+    from segship.runtime.card import ModelCard
 
 Labels = NDArray[Any]
 """Class ids (H, W): uint8 up to 256 classes, uint16 above."""
@@ -22,11 +25,14 @@ def upscale(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     return np.asarray(cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
 
 
-def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
-    """Upscale logits (C, h, w) to ``size`` (height, width) and take the class of the largest one at each pixel.
+def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int], card: "ModelCard") -> Labels:
+    """Upscale logits (K, h, w) to ``size`` (height, width) and take the class that wins at each pixel.
 
-    Of equal logits the lower class wins. One plane at a time, so that memory does not grow with the number of classes.
+    Of a binary network that is the second one where its only logit is above the threshold; otherwise the one with the
+    largest logit, of equal ones the lower class. One plane at a time, so that memory does not grow with their number.
     """
+    if card.task == "binary":
+        return (upscale(logits[0], size) > card.logit_threshold).astype(np.uint8)
     labels = np.zeros(size, labels_dtype(len(logits)))
     largest = upscale(logits[0], size).copy()
     for class_id in range(1, len(logits)):
@@ -47,9 +53,15 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     return np.asarray(cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def probabilities_from_logits(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Upscale logits (C, h, w) to ``size`` and return the softmax over the classes, (C, height, width), in 0…1."""
-    upscaled = np.stack([upscale(plane, size) for plane in logits])
+def probabilities_from_logits(
+    logits: NDArray[np.float32], size: tuple[int, int], card: "ModelCard"
+) -> NDArray[np.float32]:
+    """Upscale logits (K, h, w) to ``size`` and return the softmax over the classes, (C, height, width), in 0…1.
+
+    The sigmoid of a binary network's only logit is the softmax of a 0 and this logit.
+    """
+    background = [np.zeros(size, np.float32)] if card.task == "binary" else []
+    upscaled = np.stack(background + [upscale(plane, size) for plane in logits])
     upscaled -= upscaled.max(axis=0)
     np.exp(upscaled, out=upscaled)
     upscaled /= upscaled.sum(axis=0)

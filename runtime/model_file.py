@@ -121,10 +121,10 @@ def check_fits(path: Path, card: ModelCard) -> None:
             f"{path} has inputs {list(header.inputs)} and outputs {list(header.outputs)}; "
             f"its card says {card.input_name!r} and {card.output_name!r}"
         )
-    classes = (card.num_classes,) if card.head == "logits" else ()
+    planes = (card.num_logits,) if card.head == "logits" else ()
     for what, got, expected in (
         ("takes pictures", header.inputs[card.input_name], (1, card.preprocess.channels, *card.preprocess.size)),
-        (f"returns {card.head}", header.outputs[card.output_name], (1, *classes, *card.preprocess.size)),
+        (f"returns {card.head}", header.outputs[card.output_name], (1, *planes, *card.preprocess.size)),
     ):
         if got is not None and not _agree(got, expected):
             shape = ", ".join("?" if side is None else str(side) for side in got)

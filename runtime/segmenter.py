@@ -29,6 +29,7 @@ from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
+from segship.runtime.tiling import PreparedPicture, prepare
 
 Extra = TypeVar("Extra")
 
@@ -41,7 +42,8 @@ class Result:
         source: where the picture came from: its path, or what kind of object it was.
         image: the picture, upright, (H, W, 1 or 3), uint8 or uint16, red, green, blue.
         labels: class ids (H, W) at the picture's own size, uint8 (uint16 above 256 classes).
-        logits: (C, h, w) float32 of the network's size; None where the graph returns labels.
+        logits: (K, h, w) float32 of the network's size, or of the picture's own where it was cut into tiles; K is 1
+            for a binary network. None where the graph returns labels.
         card: of the model.
         timings: milliseconds by stage: ``prepare_ms``, ``network_ms``, ``labels_ms``.
     """
@@ -68,7 +70,7 @@ class Result:
         """
         if self.logits is None:
             raise ModelError("this model returns labels, so there are no probabilities; export it with --head logits")
-        return probabilities_from_logits(self.logits, (self.labels.shape[0], self.labels.shape[1]))
+        return probabilities_from_logits(self.logits, (self.labels.shape[0], self.labels.shape[1]), self.card)
 
     def color(self) -> RgbImage:
         """Return the labels in the card's colours, (H, W, 3) uint8 RGB."""
@@ -113,7 +115,7 @@ class Result:
 class _Prepared:
     source: str
     image: Image
-    batch: NDArray[np.float32]
+    through: PreparedPicture
     timings: dict[str, float]
 
 
@@ -223,6 +225,8 @@ class Segmenter:
             "model": str(self.model),
             "network": self.card.network.arch if self.card.network else None,
             "size": list(self.card.preprocess.size),
+            "tile_overlap": self.card.tile_overlap,
+            "task": self.card.task,
             "head": self.card.head,
             "classes": list(self.card.class_names),
             "engine": dataclasses.asdict(self.info),
@@ -244,29 +248,33 @@ class Segmenter:
         start = time.perf_counter()
         form = self.card.preprocess
         image = read_image(source, channels=form.channels, depth=form.depth, convert=self.convert)
-        batch = form(image)
-        return _Prepared(source_name(source), image, batch, {"prepare_ms": _ms_since(start)})
+        through = prepare(self.card, image)
+        return _Prepared(source_name(source), image, through, {"prepare_ms": _ms_since(start)})
 
     def _infer(self, prepared: _Prepared) -> tuple[_Prepared, NDArray[Any]]:
         start = time.perf_counter()
-        output = self._backend.run(prepared.batch)
+        output = prepared.through(self._run)
         prepared.timings["network_ms"] = _ms_since(start)
         return prepared, output
 
     def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
         start = time.perf_counter()
-        height, width = prepared.image.shape[:2]
-        logits = None
+        size = (prepared.image.shape[0], prepared.image.shape[1])
         if self.card.head == "logits":
-            logits = self._check_logits(output)[0]
-            labels = labels_from_logits(logits, (height, width))
+            logits, labels = output, labels_from_logits(output, size, self.card)
         else:
-            labels = resize_labels(self._check_labels(output)[0], (height, width))
+            logits, labels = None, resize_labels(output, size)
         prepared.timings["labels_ms"] = _ms_since(start)
         return Result(prepared.source, prepared.image, labels, logits, self.card, prepared.timings)
 
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[Any]:
+        """Map the network's input (1, C, h, w) to its logits (K, h, w) or labels (h, w), checked."""
+        output = self._backend.run(batch)
+        output = self._check_logits(output) if self.card.head == "logits" else self._check_labels(output)
+        return np.asarray(output[0])
+
     def _check_logits(self, output: NDArray[Any]) -> NDArray[np.float32]:
-        expected = (1, self.card.num_classes, *self.card.preprocess.size)
+        expected = (1, self.card.num_logits, *self.card.preprocess.size)
         if output.shape != expected or output.dtype != np.float32:
             raise BackendError(f"the graph returned {_described(output)}; its card promises logits {expected} float32")
         limit = np.finfo(np.float32).max  # which OpenCV 5 makes of NaN

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segship.export.exporter import export
 from segship.runtime.card import ModelCard, Network, Provenance
 from segship.runtime.console import run
-from segship.runtime.palettes import DEMO
+from segship.runtime.palettes import DEMO, ClassTable
 from segship.runtime.preprocess import Depth, Preprocess
 from segship.training.checkpoint import save_checkpoint
 from segship.training.networks import build_network
@@ -33,8 +33,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def tiny_card(channels: int = 3, depth: Depth = "uint8", *, arch: str = "unet") -> ModelCard:
-    """Return the card of a small network on the demo's classes."""
+BINARY_CLASSES = ClassTable.of([("rest", (0, 0, 0)), ("object", (255, 64, 0))])
+
+
+def tiny_card(
+    channels: int = 3,
+    depth: Depth = "uint8",
+    *,
+    arch: str = "unet",
+    threshold: float | None = None,
+    tile_overlap: float | None = None,
+) -> ModelCard:
+    """Return the card of a small network on the demo's classes; with a threshold, of a binary one."""
     form = Preprocess(
         TINY_SIZE,
         channels,
@@ -44,14 +54,24 @@ def tiny_card(channels: int = 3, depth: Depth = "uint8", *, arch: str = "unet") 
         std=(0.2, 0.21, 0.22)[:channels],
     )
     network = Network(arch, {"base_channels": 4} if arch == "unet" else {})
-    return ModelCard(DEMO.names, DEMO.palette, form, network=network, provenance=Provenance(dataset="demo"))
+    classes = DEMO if threshold is None else BINARY_CLASSES
+    return ModelCard(
+        classes.names,
+        classes.palette,
+        form,
+        task="multiclass" if threshold is None else "binary",
+        threshold=0.5 if threshold is None else threshold,
+        tile_overlap=tile_overlap,
+        network=network,
+        provenance=Provenance(dataset="demo"),
+    )
 
 
 def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
     """Write a checkpoint with seeded random weights whose batch norms have seen something."""
     torch.manual_seed(0)
     assert card.network is not None
-    network = build_network(card.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
+    network = build_network(card.network, num_classes=card.num_logits, in_channels=card.preprocess.channels)
     network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -65,7 +85,7 @@ def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Path]:
-    """Write a checkpoint like ``tiny_checkpoint``, of other channels, depth, architecture or size, to a path."""
+    """Write a checkpoint like ``tiny_checkpoint``, of another size or :func:`tiny_card`, to a path."""
 
     def make(path: Path, *, size: tuple[int, int] = TINY_SIZE, **form: Any) -> Path:
         card = tiny_card(**form)

@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
     if card.network is None:
         raise CheckpointError(f"{path}: its card names no network, so it cannot be built")
     with torch.device("meta"):  # sizes come from the file: nothing is allocated before they are found to fit
-        network = build_network(card.network, num_classes=card.num_classes, in_channels=card.preprocess.channels)
+        network = build_network(card.network, num_classes=card.num_logits, in_channels=card.preprocess.channels)
     try:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -1,90 +1,156 @@
-"""From datasets to batches of pixels and labels on the training device."""
+"""From datasets to batches of pixels and labels, read ahead by threads.
 
-from collections.abc import Iterator
+Threads suffice, since decoding releases the interpreter's lock, and an error in one arrives as it is. What is drawn at
+random for a sample depends on the run's seed, the epoch and the sample alone: a run that is resumed, or spread over
+several processes, draws the same.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
-from torch.utils.data import Dataset as TorchDataset
 
-from segship.runtime.errors import SegshipError
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
-from segship.training.data import Dataset, spread_evenly
+from segship.training.crops import Cropper
+from segship.training.data import Dataset, Sample, spread_evenly
 
-Batch = tuple[Tensor, Tensor]
-"""Pixels (N, C, H, W), uint8 or int32, in red, green, blue order, and labels (N, H, W), uint8."""
+BATCHES_AHEAD: Final = 2
+STATISTICS_SAMPLES: Final = 400
 
-_STATISTICS_SAMPLES = 400
+Key = tuple[int, int, int]
+"""Seed of the run, epoch, and number of the sample: what its randomness is drawn from."""
 
 
-class PixelsAndLabels(TorchDataset[Batch | SegshipError]):
-    """The samples of a dataset at the network's size, not yet normalised.
+@dataclass(frozen=True)
+class Batch:
+    """Samples at the network's size, not yet normalised.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8 or int32 (16-bit pictures), red, green, blue.
+        labels: (N, H, W), uint8.
+        keys: of the samples.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    keys: list[Key]
+
+
+def augmentation_seeds(keys: Sequence[Key]) -> list[tuple[int, ...]]:
+    """Return what the augmentation of samples is drawn from; not what their crops are drawn from."""
+    return [(*key, 1) for key in keys]
+
+
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the batches of an epoch, shuffled; a smaller last one is left out if there are others.
+
+    Args:
+        count: number of samples.
+        batch_size: samples in a batch.
+        seed: of the run.
+        epoch: counted from 1.
+    """
+    order = [int(index) for index in np.random.default_rng([seed, epoch]).permutation(count)]
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
+
+
+class Loader:
+    """Reads samples ahead, and keeps as many decoded as fit into a given memory.
 
     Args:
         dataset: to read from.
         preprocess: whose geometry is applied.
+        cropper: cuts parts out of pictures at their own resolution, in place of that; None: whole pictures.
+        workers: threads that read.
+        cache_mb: memory for decoded samples, in MiB.
     """
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess) -> None:
-        self.dataset = dataset
-        self.preprocess = preprocess
+    def __init__(
+        self, dataset: Dataset, preprocess: Preprocess, cropper: Cropper | None, *, workers: int, cache_mb: int
+    ) -> None:
+        self.dataset, self.preprocess, self.cropper = dataset, preprocess, cropper
+        self._kept: dict[int, Sample] = {}
+        self._free_bytes = cache_mb << 20
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(max(1, workers), "segship-read")
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def batches(self, keys: Sequence[list[Key]]) -> Generator[Batch, None, None]:
+        """Yield the batches of these keys, in order.
 
-    def __getitem__(self, index: int) -> Batch | SegshipError:
+        Raises:
+            DatasetError: if a sample cannot be read.
+        """
+        waiting: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
         try:
-            sample = self.dataset[index]
-        except SegshipError as error:
-            return error  # raised in another process, it would arrive as a traceback in words
-        image = self.preprocess.geometry(sample.image).transpose(2, 0, 1)
-        if image.dtype == np.uint16:
-            image = image.astype(np.int32)  # torch has few operations on uint16
-        labels = self.preprocess.geometry_of_labels(sample.labels)
-        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(labels))
+            for number in range(len(keys) + BATCHES_AHEAD):
+                if number < len(keys):
+                    waiting.append([self._pool.submit(self._read, key) for key in keys[number]])
+                if number >= BATCHES_AHEAD:
+                    samples = [future.result() for future in waiting.popleft()]
+                    pixels, labels = (torch.stack(part) for part in zip(*samples, strict=True))
+                    yield Batch(pixels, labels, keys[number - BATCHES_AHEAD])
+        finally:
+            for future in (future for batch in waiting for future in batch):
+                future.cancel()
+
+    def _read(self, key: Key) -> tuple[Tensor, Tensor]:
+        sample = self._sample(key[2])
+        if self.cropper:
+            image, labels = self.cropper(sample, np.random.default_rng(key))
+        else:
+            image, labels = sample.image, sample.labels
+        planes = image.transpose(2, 0, 1)
+        planes = planes.astype(np.int32) if planes.dtype == np.uint16 else planes  # torch has few operations on uint16
+        return torch.from_numpy(np.ascontiguousarray(planes)), torch.from_numpy(np.ascontiguousarray(labels))
+
+    def _sample(self, index: int) -> Sample:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        sample = self.dataset[index]
+        if not self.cropper:
+            image, labels = self.preprocess.geometry(sample.image), self.preprocess.geometry_of_labels(sample.labels)
+            sample = Sample(sample.name, image, labels)
+        with self._lock:
+            size = sample.image.nbytes + sample.labels.nbytes
+            if size <= self._free_bytes and index not in self._kept:
+                self._free_bytes -= size
+                self._kept[index] = sample
+        return sample
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def training_loader(
-    dataset: Dataset, preprocess: Preprocess, *, batch_size: int, workers: int, seed: int
-) -> "DataLoader[Batch | SegshipError]":
-    """Return shuffled batches, the same order for the same seed; a smaller last one is left out if there are others."""
-    return DataLoader(
-        PixelsAndLabels(dataset, preprocess),
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=len(dataset) >= batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(seed),
-    )
+def channel_statistics(dataset: Dataset, preprocess: Preprocess | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel over up to 400 pictures, as shares of full scale.
 
-
-def batches(loader: "DataLoader[Batch | SegshipError]") -> Iterator[Batch]:
-    """Yield the batches of one epoch.
-
-    Raises:
-        SegshipError: what a dataset raised, here or in another process.
+    Args:
+        dataset: to read from.
+        preprocess: whose geometry is applied; None: pictures at their own size.
     """
-    for batch in loader:
-        if isinstance(batch, SegshipError):
-            raise batch
-        yield batch
-
-
-def _collate(samples: list[Batch | SegshipError]) -> Batch | SegshipError:
-    for sample in samples:
-        if isinstance(sample, SegshipError):
-            return sample
-    batch: Batch = default_collate(samples)
-    return batch
-
-
-def channel_statistics(dataset: Dataset, preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over up to 400 pictures, as shares of full scale."""
     count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
-    for image in _spread(dataset, preprocess):
+    for index in spread_evenly(len(dataset), STATISTICS_SAMPLES):
+        image = dataset[index].image
+        image = preprocess.geometry(image) if preprocess else image
         values = image.reshape(-1, dataset.channels) / FULL_SCALE[dataset.depth]
         count += len(values)
         total += values.sum(axis=0)
@@ -94,9 +160,5 @@ def channel_statistics(dataset: Dataset, preprocess: Preprocess) -> tuple[tuple[
     return _rounded(mean), _rounded(np.maximum(std, 1e-3))  # a constant channel must not be blown up to noise
 
 
-def _spread(dataset: Dataset, preprocess: Preprocess) -> Iterator[np.ndarray]:
-    return (preprocess.geometry(dataset[i].image) for i in spread_evenly(len(dataset), _STATISTICS_SAMPLES))
-
-
-def _rounded(values: np.ndarray) -> tuple[float, ...]:
+def _rounded(values: NDArray[Any]) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)

@@ -5,12 +5,18 @@ Convolutional Networks for Semantic Segmentation", 2015; F1 (the Dice coefficien
 count nowhere. A class that is neither in the truth nor in the prediction is NaN, and left out of the means.
 """
 
+import dataclasses
+import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+TOTALS: Final = ("pixel_accuracy", "mean_class_accuracy", "miou", "frequency_weighted_iou", "mean_f1")
+"""Those of the scores that stand for the whole set of pictures."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Scores:
         pixel_accuracy: share of the pixels that have the right class.
         class_accuracy: recall of each class (C,); NaN where the class is not in the truth.
         mean_class_accuracy: its mean.
+        precision: share of the pixels predicted as each class that are of it (C,); NaN where none was.
         iou: intersection over union of each class (C,).
         miou: its mean.
         frequency_weighted_iou: IoU weighted by the classes' share of the truth.
@@ -31,6 +38,7 @@ class Scores:
     pixel_accuracy: float
     class_accuracy: NDArray[np.float64]
     mean_class_accuracy: float
+    precision: NDArray[np.float64]
     iou: NDArray[np.float64]
     miou: float
     frequency_weighted_iou: float
@@ -39,8 +47,24 @@ class Scores:
 
     def summary(self) -> dict[str, float]:
         """Return the figures that stand for the whole set, by name."""
-        names = ("pixel_accuracy", "mean_class_accuracy", "miou", "frequency_weighted_iou", "mean_f1")
-        return {name: float(getattr(self, name)) for name in names}
+        return {name: float(getattr(self, name)) for name in TOTALS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures as plain values, as JSON holds them: arrays as lists, every float exactly, NaN as None."""
+        arrays = {name: np.asarray(value, np.float64) for name, value in dataclasses.asdict(self).items()}
+        return {name: _without_nan(array.tolist()) for name, array in arrays.items()}
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> Self:
+        """Return the scores that ``to_dict`` was called on.
+
+        Raises:
+            TypeError: if names or types are not those of scores.
+            ValueError: if a value is no number.
+        """
+        arrays = {name: np.array(value, np.float64) for name, value in dict(figures).items()}  # NaN where it is None
+        values: dict[str, Any] = {name: array if array.ndim else float(array) for name, array in arrays.items()}
+        return cls(**values)
 
 
 class ConfusionMatrix:
@@ -84,11 +108,28 @@ class ConfusionMatrix:
         total = in_truth.sum()
         with np.errstate(invalid="ignore", divide="ignore"):
             class_accuracy = hits / in_truth
+            precision = hits / in_prediction
             iou = hits / (in_truth + in_prediction - hits)
             f1 = 2 * hits / (in_truth + in_prediction)
             pixel_accuracy = float(hits.sum() / total)
             weighted = float(np.nansum(in_truth * iou) / total)
-        return Scores(pixel_accuracy, class_accuracy, _mean(class_accuracy), iou, _mean(iou), weighted, f1, _mean(f1))
+        return Scores(
+            pixel_accuracy=pixel_accuracy,
+            class_accuracy=class_accuracy,
+            mean_class_accuracy=_mean(class_accuracy),
+            precision=precision,
+            iou=iou,
+            miou=_mean(iou),
+            frequency_weighted_iou=weighted,
+            f1=f1,
+            mean_f1=_mean(f1),
+        )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if math.isnan(value) else value
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""Progress of a training run on a terminal."""
+"""What a training run tells of itself while it goes on."""
 
 from types import TracebackType
 from typing import Self
@@ -8,7 +8,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from segship.training.report import EpochRecord
-from segship.training.trainer import Progress
+
+
+class Progress:
+    """What a run tells; this base keeps it to itself."""
+
+    def begin(self, what: str, steps: int) -> None:
+        """Announce a stretch of work of so many steps."""
+
+    def advance(self, loss: float | None = None) -> None:
+        """One step is done; one of training had this loss."""
+
+    def record(self, record: EpochRecord, *, is_best: bool) -> None:
+        """An epoch, or what lies between two validations, is done."""
+
+    def note(self, text: str) -> None:
+        """Something is worth a line."""
 
 
 class ConsoleProgress(Progress):
@@ -26,11 +41,12 @@ class ConsoleProgress(Progress):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
             console=self._console,
             transient=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=None, loss="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -43,17 +59,24 @@ class ConsoleProgress(Progress):
 
     def begin(self, what: str, steps: int) -> None:
         """Show a new bar."""
-        self._bar.reset(self._task, description=what, total=steps)
+        self._bar.reset(self._task, description=what, total=steps, loss="")
 
-    def advance(self) -> None:
+    def advance(self, loss: float | None = None) -> None:
         """Move the bar."""
-        self._bar.advance(self._task)
+        self._bar.update(self._task, advance=1, loss="" if loss is None else f"loss {loss:.4f}")
 
-    def epoch_done(self, record: EpochRecord, *, is_best: bool) -> None:
-        """Print the epoch's line."""
-        scores = record.scores
-        self._console.print(
-            f"epoch {record.epoch:3}  loss {record.train_loss:.4f}  mIoU {scores.miou:.4f}  "
-            f"pixel accuracy {scores.pixel_accuracy:.4f}  mean class accuracy {scores.mean_class_accuracy:.4f}  "
-            f"lr {record.learning_rate:.2e}  {record.seconds:.0f} s" + ("  [bold]best[/bold]" if is_best else "")
-        )
+    def record(self, record: EpochRecord, *, is_best: bool) -> None:
+        """Print the record's line."""
+        parts = [f"epoch {record.epoch:3}", f"loss {record.train_loss:.4f}"]
+        if record.scores is not None:
+            parts += [
+                f"mIoU {record.scores.miou:.4f}",
+                f"pixel accuracy {record.scores.pixel_accuracy:.4f}",
+                f"mean class accuracy {record.scores.mean_class_accuracy:.4f}",
+            ]
+        parts += [f"lr {record.learning_rate:.2e}", f"{record.seconds:.0f} s"]
+        self._console.print("  ".join(parts) + ("  [bold]best[/bold]" if is_best else ""))
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False)

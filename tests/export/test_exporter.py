@@ -13,8 +13,8 @@ from PIL import Image as PillowImage
 
 from segship.export import exporter
 from segship.export.exporter import ExportResult, export
-from segship.runtime.card import CARD_KEY, ModelCard
-from segship.runtime.errors import CheckpointError, ExportError, ParityError
+from segship.runtime.card import CARD_KEY, Head, ModelCard
+from segship.runtime.errors import CardError, CheckpointError, ExportError, ParityError
 from segship.runtime.model_file import read_card, read_onnx_header
 from segship.runtime.palettes import ClassTable
 from segship.runtime.segmenter import Segmenter
@@ -190,6 +190,53 @@ def test_the_labels_head_returns_uint8_and_agrees_with_the_logits(
         assert labels.dtype == np.uint8
         assert len(np.unique(labels)) > 1
         assert (labels == logits.argmax(axis=0)).mean() > 0.9999
+
+
+@pytest.mark.parametrize("opset", [11, 17, 23])
+@pytest.mark.parametrize("head", ["logits", "labels"])
+def test_a_binary_network_exports_with_either_head(
+    make_checkpoint: Callable[..., Path], picture: Path, tmp_path: Path, opset: int, head: Head
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "binary.safetensors", threshold=0.45)
+    result = export(checkpoint, tmp_path / "binary.onnx", opset=opset, head=head, images=[picture])
+    assert [row.engine.backend for row in result.parity.rows] == ["ort", "opencv"]
+    assert result.parity.passes
+    assert result.simplifier_fault == ""
+    header = read_onnx_header(result.path)
+    assert header.outputs == {head: (1, 1, 48, 64) if head == "logits" else (1, 48, 64)}
+    assert (result.card.task, result.card.threshold, result.card.num_logits) == ("binary", 0.45, 1)
+
+
+def test_another_threshold_than_the_cards_is_found_out(
+    sabotage: Callable[[Change], None], make_checkpoint: Callable[..., Path], picture: Path, tmp_path: Path
+) -> None:
+    def move_threshold(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Greater")
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "another threshold"))
+        node.input[1] = "another threshold"
+
+    sabotage(move_threshold)
+    checkpoint = make_checkpoint(tmp_path / "binary.safetensors", threshold=0.45)
+    with pytest.raises(ParityError, match=r"ONNX Runtime .* flips are no near tie"):
+        export(checkpoint, tmp_path / "binary.onnx", head="labels", images=[picture])
+
+
+def test_a_network_for_tiles_exports_with_the_size_of_one_and_is_compared_on_blended_pictures(
+    make_checkpoint: Callable[..., Path], picture: Path, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "tiled.safetensors", tile_overlap=0.25)
+    result = export(checkpoint, tmp_path / "tiled.onnx", images=[picture])
+    assert read_onnx_header(result.path).inputs == {"image": (1, 3, 48, 64)}
+    assert result.card.tile_overlap == 0.25
+    assert result.parity.passes
+    assert {row.comparison.pixels for row in result.parity.rows} == {3 * 48 * 64 + 90 * 120}
+
+
+def test_a_network_for_tiles_cannot_return_labels(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "tiled.safetensors", tile_overlap=0.25)
+    with pytest.raises(CardError, match=r"tile_overlap is 0\.25 and its head labels.*export with --head logits"):
+        export(checkpoint, tmp_path / "tiled.onnx", head="labels")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiled.safetensors"]
 
 
 def test_more_classes_than_8_bits_hold_cannot_be_labels(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -43,6 +43,13 @@ def test_of_several_outputs_it_returns_the_main_one(make_checkpoint: Callable[..
     assert len(sides) == 6
 
 
+def test_a_binary_network_returns_one_logit(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, batch: np.ndarray
+) -> None:
+    path = make_checkpoint(tmp_path / "binary.safetensors", threshold=0.5)
+    assert TorchBackend(path, read_card(path), "cpu").run(batch).shape == (1, 1, 48, 64)
+
+
 def test_a_later_run_leaves_earlier_outputs_alone(backend: TorchBackend, batch: np.ndarray) -> None:
     first = backend.run(batch)
     kept = first.copy()

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from segship.export.exporter import export
 from segship.runtime.card import CARD_KEY, ModelCard
@@ -49,6 +50,38 @@ def grey_checkpoints(make_checkpoint: Callable[..., Path], tmp_path_factory: pyt
 def grey_models(grey_checkpoints: dict[str, Path]) -> dict[str, Path]:
     """Their exported files, by depth."""
     return {depth: export(path, path.with_suffix(".onnx")).path for depth, path in grey_checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def binary_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a binary network whose threshold is not 0.5."""
+    return make_checkpoint(tmp_path_factory.mktemp("binary") / "binary.safetensors", threshold=0.45)
+
+
+@pytest.fixture(scope="session")
+def binary_model(binary_checkpoint: Path) -> Path:
+    """Its exported file, returning logits."""
+    return export(binary_checkpoint, binary_checkpoint.with_suffix(".onnx")).path
+
+
+@pytest.fixture(scope="session")
+def binary_labels_model(binary_checkpoint: Path) -> Path:
+    """Its exported file, returning labels."""
+    return export(binary_checkpoint, binary_checkpoint.with_name("labels.onnx"), head="labels").path
+
+
+@pytest.fixture(scope="session")
+def tiled_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that sees tiles of 48×64 pixels, each overlapping the next by half."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiled") / "tiled.safetensors", tile_overlap=0.5)
+
+
+@pytest.fixture(scope="session")
+def tiled_model(tiled_checkpoint: Path, photo: NDArray[np.uint8]) -> Path:
+    """Its exported file."""
+    picture = tiled_checkpoint.with_suffix(".png")
+    PillowImage.fromarray(photo).save(picture)
+    return export(tiled_checkpoint, tiled_checkpoint.with_suffix(".onnx"), images=[picture]).path
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import string
 from typing import Any
 
@@ -27,6 +28,16 @@ CARD = ModelCard(
 )
 
 
+VERSION_1 = """
+{"class_names": ["sky", "road"], "palette": [[1, 2, 3], [255, 0, 9]], "preprocess": {"size": [48, 64], "channels": 3,
+"depth": "uint8", "resize": "stretch", "interpolation": "linear_exact", "color_order": "RGB", "scale": "full_scale",
+"mean": [0.4, 0.45, 0.5], "std": [0.2, 0.21, 0.22]}, "head": "labels", "ignore_index": 255, "network": {"arch": "unet",
+"options": {"base_channels": 4}}, "input_name": "image", "output_name": "labels", "provenance": {"checkpoint_sha256":
+"abababababababababababababababababababababababababababababababab", "dataset": "demo", "epoch": 3, "metrics":
+{"miou": 0.5}, "versions": {"torch": "2.13.0"}}, "format_version": 1}
+"""
+
+
 @st.composite
 def preprocesses(draw: st.DrawFn) -> Preprocess:
     channels = draw(st.sampled_from([1, 3]))
@@ -44,14 +55,18 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
 @st.composite
 def cards(draw: st.DrawFn) -> ModelCard:
     names = draw(st.lists(TEXT, min_size=1, max_size=5, unique=True))
+    tile_overlap = draw(st.none() | st.floats(0, 0.9))
     color = st.tuples(*[st.integers(0, 255)] * 3)
     return ModelCard(
         class_names=tuple(names),
         palette=tuple(draw(color) for _ in names),
         preprocess=draw(preprocesses()),
-        head=draw(st.sampled_from(["logits", "labels"])),
+        task=draw(st.sampled_from(["multiclass", "binary"])) if len(names) == 2 else "multiclass",
+        threshold=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
+        tile_overlap=tile_overlap,
+        head=draw(st.sampled_from(["logits", "labels"])) if tile_overlap is None else "logits",
         ignore_index=draw(st.integers(len(names), 255)),
-        network=draw(st.none() | st.builds(Network, TEXT, st.dictionaries(TEXT, st.integers(), max_size=3))),
+        network=draw(st.none() | st.builds(Network, TEXT, st.dictionaries(TEXT, st.integers() | TEXT, max_size=3))),
         input_name=draw(TEXT),
         output_name=draw(TEXT),
         provenance=draw(
@@ -118,8 +133,34 @@ def test_deep_nesting_is_a_card_error(depth: int) -> None:
 
 def test_a_newer_format_version_is_refused_whatever_else_it_holds() -> None:
     text = json.dumps({"format_version": FORMAT_VERSION + 1, "something": "new"})
-    with pytest.raises(CardError, match=r"here: .*version 2; this segship reads up to 1; upgrade segship"):
+    with pytest.raises(CardError, match=r"here: .*version 3; this segship reads up to 2; upgrade segship"):
         ModelCard.from_json(text, origin="here")
+
+
+def test_a_card_of_version_1_is_one_of_whole_pictures_with_a_logit_for_each_class() -> None:
+    card = ModelCard.from_json(VERSION_1, origin="here")
+    expected = dataclasses.replace(CARD, head="labels", output_name="labels")
+    form = dataclasses.replace(CARD.preprocess, mean=(0.4, 0.45, 0.5), std=(0.2, 0.21, 0.22))
+    assert card == dataclasses.replace(expected, preprocess=form)
+    assert (card.task, card.num_logits, card.tile_overlap) == ("multiclass", 2, None)
+
+
+def test_a_card_of_version_1_is_written_again_as_one_of_the_current_version() -> None:
+    written = json.loads(ModelCard.from_json(VERSION_1, origin="here").to_json())
+    assert written["format_version"] == FORMAT_VERSION == 2
+    assert {"task", "threshold", "tile_overlap"} <= written.keys()
+
+
+def test_a_binary_network_has_two_classes_and_one_logit() -> None:
+    card = dataclasses.replace(CARD, task="binary")
+    assert (card.num_classes, card.num_logits) == (2, 1)
+    assert (CARD.num_classes, CARD.num_logits) == (2, 2)
+
+
+@pytest.mark.parametrize("threshold", [1e-300, 0.001, 0.3, 0.5, 0.75, 1 - 1e-15])
+def test_the_sigmoid_of_the_logit_threshold_is_the_threshold(threshold: float) -> None:
+    logit = dataclasses.replace(CARD, task="binary", threshold=threshold).logit_threshold
+    assert 1 / (1 + math.exp(-logit)) == pytest.approx(threshold)
 
 
 def test_a_card_that_is_too_long_is_not_parsed() -> None:
@@ -142,6 +183,17 @@ def test_a_card_that_is_too_long_is_not_parsed() -> None:
         ({"ignore_index": True}, "card.ignore_index is 'True'; expected int"),
         ({"ignore_index": 1}, "ignore_index 1 is a class: 'road'"),
         ({"class_names": []}, "0 class names"),
+        (
+            {"class_names": ["a"], "palette": [[0, 0, 0]], "task": "binary"},
+            "binary, and it has 1 class names; expected 2",
+        ),
+        ({"task": "multilabel"}, "card.task is 'multilabel'; expected one of multiclass, binary"),
+        ({"threshold": 0}, r"threshold is 0\.0; expected a number between 0 and 1"),
+        ({"threshold": 1.0}, r"threshold is 1\.0; expected a number between 0 and 1"),
+        ({"tile_overlap": -0.1}, r"tile_overlap is -0\.1; expected 0…0\.9"),
+        ({"tile_overlap": 0.95}, r"tile_overlap is 0\.95; expected 0…0\.9"),
+        ({"tile_overlap": 0, "head": "labels"}, "tile_overlap is 0.0 and its head labels.*export with --head logits"),
+        ({"network": {"arch": "unet", "options": {"depth": 1.5}}}, r"options\.depth is '1\.5'; expected int or str"),
         ({"class_names": ["a", "b", "c"]}, "2 colours for 3 classes"),
         ({"palette": [[0, 0, 0], [0, 256, 0]]}, "palette has values outside 0…255"),
         ({"provenance": {"metrics": {"miou": float("nan")}}}, "card.provenance.metrics.miou is 'nan'; expected float"),

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from segship.runtime.card import FORMAT_VERSION
 from segship.runtime.model_file import read_card
 from segship.runtime.segmenter import Segmenter
 
@@ -334,9 +335,9 @@ def test_a_card_file_that_cannot_be_read_is_one_line(
 def test_a_card_of_a_newer_version_says_to_upgrade(
     infer: Run, tiny_model: Path, pictures: Path, out: Path, with_card: Callable[..., Path]
 ) -> None:
-    newer = json.loads(read_card(tiny_model).to_json()) | {"format_version": 2}
+    newer = json.loads(read_card(tiny_model).to_json()) | {"format_version": FORMAT_VERSION + 1}
     line = one_error(infer(with_card(tiny_model, json.dumps(newer)), pictures, "--out", out))
-    assert "format version 2; this segship reads up to 1; upgrade segship" in line
+    assert f"format version {FORMAT_VERSION + 1}; this segship reads up to {FORMAT_VERSION}; upgrade segship" in line
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -479,6 +480,24 @@ def test_what_is_saved_is_chosen(infer: Run, tiny_model: Path, pictures: Path, o
 
 def test_quiet_prints_errors_only(infer: Run, tiny_model: Path, pictures: Path, out: Path) -> None:
     assert infer(tiny_model, pictures, "--out", out, "-q") == (0, "", "")
+
+
+def test_a_network_for_tiles_says_so(infer: Run, tiled_model: Path, pictures: Path, out: Path) -> None:
+    status, text, err = infer(tiled_model, pictures, "--out", out)
+    assert (status, err) == (0, "")
+    assert text.startswith("unet 48×64 tiles, 50% overlap, 6 classes, by ")
+    document = json.loads(infer(tiled_model, pictures, "--out", out, "--overwrite", "--json")[1])
+    assert (document["size"], document["tile_overlap"], document["task"]) == ([48, 64], 0.5, "multiclass")
+
+
+def test_masks_of_a_binary_network_hold_its_two_classes(
+    infer: Run, binary_model: Path, pictures: Path, out: Path
+) -> None:
+    assert infer(binary_model, pictures, "--out", out)[0] == 0
+    rows = json.loads((out / "mask" / "classes.json").read_text("utf-8"))
+    assert [(row["id"], row["name"]) for row in rows] == [(0, "rest"), (1, "object")]
+    with PillowImage.open(out / "mask" / "a.png") as mask:
+        assert set(np.unique(np.asarray(mask))) == {0, 1}
 
 
 def test_a_checkpoint_runs_with_pytorch(infer: Run, tiny_checkpoint: Path, pictures: Path, out: Path) -> None:

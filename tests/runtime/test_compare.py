@@ -15,13 +15,17 @@ SIZE = (12, 16)
 CARD = ModelCard(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)), Preprocess((6, 8)))
 
 
-def result(logits: NDArray[np.float32], size: tuple[int, int] = SIZE) -> Result:
+BINARY = ModelCard(("a", "b"), ((0, 0, 0), (9, 9, 9)), Preprocess((6, 8)), task="binary", threshold=0.7)
+AT_THRESHOLD = math.log(0.7 / 0.3)
+
+
+def result(logits: NDArray[np.float32], size: tuple[int, int] = SIZE, card: ModelCard = CARD) -> Result:
     image = np.zeros((*size, 3), np.uint8)
-    return Result("picture", image, labels_from_logits(logits, size), logits, CARD)
+    return Result("picture", image, labels_from_logits(logits, size, card), logits, card)
 
 
 def only_labels(logits: NDArray[np.float32]) -> Result:
-    labels = resize_labels(labels_from_logits(logits, (6, 8)), SIZE)
+    labels = resize_labels(labels_from_logits(logits, (6, 8), CARD), SIZE)
     return dataclasses.replace(result(logits), labels=labels, logits=None)
 
 
@@ -101,7 +105,27 @@ def test_a_wrong_label_is_a_fault_without_logits_too(logits: NDArray[np.float32]
 def test_near_ties_are_where_the_two_largest_may_swap() -> None:
     gaps = np.array([[0, 2e-4, 2.1e-3, 2.3e-3, 1]], np.float32)
     logits = np.stack([np.ones_like(gaps), 1 - gaps, np.full_like(gaps, -5)])
-    np.testing.assert_array_equal(near_tie_map(logits, (1, 5)), [[True, True, True, False, False]])
+    np.testing.assert_array_equal(near_tie_map(logits, (1, 5), CARD), [[True, True, True, False, False]])
+
+
+def test_near_ties_of_one_logit_are_where_it_may_cross_the_threshold() -> None:
+    allowed = 1e-4 + 1e-3 * AT_THRESHOLD
+    logits = np.float32(AT_THRESHOLD) + np.float32(allowed) * np.array([[[0, 0.9, -0.9, 1.1, -1.1]]], np.float32)
+    np.testing.assert_array_equal(near_tie_map(logits, (1, 5), BINARY), [[True, True, True, False, False]])
+
+
+@pytest.mark.parametrize(("share", "unexplained"), [(0.9, 0), (1.1, 1)])
+@pytest.mark.parametrize("head", ["logits", "labels"])
+def test_a_flip_of_one_logit_is_explained_where_it_was_near_the_threshold(
+    share: float, unexplained: int, head: str
+) -> None:
+    logits = np.where(np.random.default_rng(2).random((1, 6, 8)) < 0.5, np.float32(3), np.float32(-1))
+    changed = logits.copy()
+    logits[0, 2, 3] = AT_THRESHOLD + share * tolerance(np.array(AT_THRESHOLD))
+    changed[0, 2, 3] = AT_THRESHOLD - 1e-5
+    candidate = dataclasses.replace(result(changed, (6, 8), BINARY), logits=changed if head == "logits" else None)
+    comparison = compare(result(logits, (6, 8), BINARY), candidate)
+    assert (comparison.differing_pixels, comparison.unexplained_flips) == (1, unexplained)
 
 
 def test_comparisons_of_several_pictures_add_up() -> None:

@@ -197,5 +197,17 @@ def test_a_card_of_another_model_is_refused(
         check_fits(tiny_model, change(read_card(tiny_model)))
 
 
+def test_a_binary_graph_has_one_plane_of_logits(
+    binary_model: Path, binary_labels_model: Path, tiny_model: Path
+) -> None:
+    card = read_card(binary_model)
+    check_fits(binary_model, card)
+    check_fits(binary_labels_model, read_card(binary_labels_model))
+    with pytest.raises(ModelError, match=r"returns logits \(1, 2, 48, 64\), but its graph has \(1, 1, 48, 64\)"):
+        check_fits(binary_model, dataclasses.replace(card, task="multiclass"))
+    with pytest.raises(ModelError, match=r"returns logits \(1, 1, 48, 64\), but its graph has \(1, 6, 48, 64\)"):
+        check_fits(tiny_model, card)
+
+
 def test_the_card_key_is_what_earlier_files_carry() -> None:
     assert CARD_KEY == "segship"

@@ -76,7 +76,7 @@ def test_labels_lie_at_the_pictures_own_size(segmenter: Segmenter, photo: Photo)
     assert result.logits is not None
     assert result.logits.shape == (6, 48, 64)
     assert result.logits.dtype == np.float32
-    np.testing.assert_array_equal(result.labels, labels_from_logits(result.logits, (90, 120)))
+    np.testing.assert_array_equal(result.labels, labels_from_logits(result.logits, (90, 120), result.card))
     assert len(np.unique(result.labels)) > 1
     np.testing.assert_array_equal(result.image, photo)
     assert set(result.timings) == {"prepare_ms", "network_ms", "labels_ms"}
@@ -121,6 +121,87 @@ def test_pictures_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[in
 
 def test_a_grey_picture_is_taken_by_a_colour_network(segmenter: Segmenter, photo: Photo) -> None:
     np.testing.assert_array_equal(segmenter(photo[..., 0]).labels, segmenter(photo[..., :1].repeat(3, axis=2)).labels)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_binary_network_tells_its_object_from_the_rest(
+    name: str, binary_model: Path, binary_checkpoint: Path, photo: Photo
+) -> None:
+    with Segmenter(binary_checkpoint, backend="torch", device="cpu") as segmenter:
+        reference = segmenter(photo)
+    with Segmenter(binary_checkpoint if name == "torch" else binary_model, backend=name, device="cpu") as segmenter:
+        result = segmenter(photo)
+    assert result.logits is not None
+    assert result.logits.shape == (1, 48, 64)
+    assert result.probabilities.shape == (2, 90, 120)
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_array_equal(result.labels, result.probabilities[1] > 0.45)
+    assert 0.1 < result.areas["object"] < 0.9
+    assert result.areas["rest"] + result.areas["object"] == pytest.approx(1)
+    comparison = compare(reference, result)
+    assert comparison.passes, comparison
+
+
+@pytest.mark.parametrize("name", ONNX_ENGINES)
+def test_a_binary_model_that_returns_labels_gives_those_of_its_logits(
+    name: str, binary_labels_model: Path, binary_model: Path, photo: Photo
+) -> None:
+    with Segmenter(binary_model, backend=name) as segmenter:
+        reference = segmenter(photo)
+    with Segmenter(binary_labels_model, backend=name) as segmenter:
+        result = segmenter(photo)
+    assert result.logits is None
+    assert set(np.unique(result.labels)) == {0, 1}
+    comparison = compare(reference, result)
+    assert comparison.passes, comparison
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("size", [(90, 120), (48, 64), (30, 120), (20, 25)])
+def test_every_engine_blends_the_tiles_of_a_picture_to_what_pytorch_says(
+    name: str, size: tuple[int, int], tiled_model: Path, tiled_checkpoint: Path, photo: Photo
+) -> None:
+    picture = photo[: size[0], : size[1]]
+    with Segmenter(tiled_checkpoint, backend="torch", device="cpu") as segmenter:
+        reference = segmenter(picture)
+    with Segmenter(tiled_checkpoint if name == "torch" else tiled_model, backend=name, device="cpu") as segmenter:
+        result = segmenter(picture)
+    assert result.logits is not None
+    assert result.logits.shape == (6, *size)
+    np.testing.assert_array_equal(result.labels, result.logits.argmax(axis=0))
+    np.testing.assert_array_equal(result.probabilities.argmax(axis=0), result.labels)
+    assert len(np.unique(result.labels)) > 1
+    comparison = compare(reference, result)
+    assert comparison.passes, comparison
+
+
+def test_a_picture_of_one_tile_is_segmented_as_a_whole_one_is(tiled_model: Path, ort: Segmenter, photo: Photo) -> None:
+    with Segmenter(tiled_model, backend="ort") as segmenter:
+        np.testing.assert_array_equal(segmenter(photo[:48, :64]).logits, ort(photo[:48, :64]).logits)
+
+
+def test_a_stream_of_tiled_pictures_gives_what_single_calls_give(tiled_model: Path, photo: Photo) -> None:
+    pictures = photos(photo, 9)
+    with Segmenter(tiled_model, backend="ort") as segmenter:
+        for picture, result in zip(pictures, segmenter.stream(pictures), strict=True):
+            np.testing.assert_array_equal(result.logits, segmenter(picture).logits)
+            assert set(result.timings) == {"prepare_ms", "network_ms", "labels_ms"}
+
+
+def test_a_tile_without_numbers_is_an_error(
+    engine: str, nan_model: Path, tiled_model: Path, with_card: Callable[..., Path], photo: Photo
+) -> None:
+    model = with_card(nan_model, read_card(tiled_model))
+    with Segmenter(model, backend=engine) as segmenter, pytest.raises(BackendError, match="NaN or infinite"):
+        segmenter(photo)
+
+
+def test_labels_of_tiles_cannot_be_blended_so_such_a_card_is_refused(
+    tiny_labels_model: Path, with_card: Callable[..., Path]
+) -> None:
+    text = json.dumps(json.loads(read_card(tiny_labels_model).to_json()) | {"tile_overlap": 0.5})
+    with pytest.raises(CardError, match="export with --head logits"):
+        Segmenter(with_card(tiny_labels_model, text))
 
 
 def test_areas_are_the_shares_of_the_classes(ort: Segmenter, photo: Photo) -> None:
@@ -356,6 +437,7 @@ def test_the_default_engine_says_which_it_is(tiny_model: Path) -> None:
         described = segmenter.describe()
     assert described["engine"]["backend"] == default_backend()
     assert (described["network"], described["size"], described["head"]) == ("unet", [48, 64], "logits")
+    assert (described["task"], described["tile_overlap"]) == ("multiclass", None)
     json.dumps(described)
 
 

@@ -13,7 +13,7 @@ from segship.runtime.segmenter import Segmenter
 from segship.training.checkpoint import load_checkpoint
 from segship.training.data import Sample
 from segship.training.metrics import ConfusionMatrix
-from segship.training.validate import predict_labels, predict_logits, validate
+from segship.training.validate import measure, predict_labels, predict_logits, validate
 
 CPU = torch.device("cpu")
 
@@ -65,6 +65,35 @@ def test_scores_are_those_of_one_confusion_matrix_at_the_pictures_own_sizes(
     scores = validate(network, card, dataset, CPU, lambda: advanced.append(None))
     assert scores.summary() == matrix.scores().summary()
     assert len(advanced) == 3
+
+
+@pytest.mark.parametrize("form", [{"threshold": 0.45}, {"tile_overlap": 0.5}, {"threshold": 0.45, "tile_overlap": 0.3}])
+def test_binary_networks_and_networks_for_tiles_are_validated_as_they_are_deployed(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, photo: NDArray[np.uint8], form: dict[str, float]
+) -> None:
+    path = make_checkpoint(tmp_path / "form.safetensors", **form)
+    network, card = load_checkpoint(path)
+    with Segmenter(path, backend="torch", device="cpu") as segmenter:
+        for picture in (photo, photo[:48, :64], photo[:31, 5:60]):
+            result = segmenter(picture)
+            np.testing.assert_array_equal(predict_logits(network, card, picture, CPU), result.logits)
+            np.testing.assert_array_equal(predict_labels(network, card, picture, CPU), result.labels)
+            assert len(np.unique(result.labels)) > 1
+
+
+def test_parts_of_a_dataset_add_up_to_the_whole(tiny_checkpoint: Path, photo: NDArray[np.uint8]) -> None:
+    network, card = load_checkpoint(tiny_checkpoint)
+    dataset = Pictures(photo)
+    whole = measure(network, card, dataset, CPU, lambda: None)
+    advanced: list[None] = []
+    parts = [
+        measure(network, card, dataset, CPU, lambda: advanced.append(None), indices)
+        for indices in (range(0, 3, 2), [1])
+    ]
+    np.testing.assert_array_equal(parts[0].counts + parts[1].counts, whole.counts)
+    assert parts[1].counts.sum() == 45 * 64
+    assert len(advanced) == 3
+    assert validate(network, card, dataset, CPU, lambda: None).summary() == whole.scores().summary()
 
 
 def test_a_network_in_training_is_measured_in_evaluation_mode_and_unchanged(

@@ -3,8 +3,11 @@
 Every reader yields class ids 0…C−1 and, for void and unlabelled pixels, :data:`IGNORE_INDEX`.
 """
 
+import dataclasses
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
@@ -71,31 +74,65 @@ def spread_evenly(count: int, at_most: int) -> list[int]:
     return [index * count // chosen for index in range(chosen)]
 
 
-def open_dataset(spec: str) -> Split:
+@dataclass(frozen=True)
+class DataOptions:
+    """What some datasets leave to the user.
+
+    Attributes:
+        images: folder that the pictures are in, where it is not beside the masks.
+        val_fraction: share of the pictures that is held out where the dataset has no split of its own, in 0…1.
+        split_seed: of that choice.
+        ignore: class ids, as stored, that are void.
+    """
+
+    images: Path | None = None
+    val_fraction: float | None = None
+    split_seed: int = 0
+    ignore: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a share that leaves one part empty.
+
+        Raises:
+            DatasetError: naming the value.
+        """
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise DatasetError(f"--val-fraction is {self.val_fraction}; expected a number between 0 and 1")
+
+
+def open_dataset(spec: str, options: DataOptions | None = None) -> Split:
     """Open the dataset that ``--data`` names.
 
     Args:
-        spec: ``camvid:DIR``, ``demo``, ``demo:grey8`` or ``demo:grey16``.
+        spec: ``KIND:DIR``, such as ``camvid:DIR``; ``demo``, ``demo:grey8`` or ``demo:grey16`` are built in.
+        options: what that kind leaves to the user; None: nothing is asked for.
 
     Raises:
-        DatasetError: if the kind is unknown, or the folder holds no such dataset.
+        DatasetError: if the kind is unknown, has no use for an option, or the folder holds no such dataset.
     """
+    options = options or DataOptions()
     kind, _, place = spec.partition(":")
     if kind not in _KINDS:
         raise DatasetError(f"no kind of dataset is called {kind!r}; known are {', '.join(_KINDS)} (KIND:DIR)")
-    return _KINDS[kind](place)
+    module, opener, used = _KINDS[kind]
+    for field in dataclasses.fields(options):
+        if field.name != "split_seed" and field.name not in used and getattr(options, field.name) != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            raise DatasetError(f"{flag} has no use for --data {kind}; leave it out")
+    open_kind: Callable[[str, DataOptions], Split] = getattr(importlib.import_module(module), opener)
+    return open_kind(place, options)
 
 
-def _open_camvid(place: str) -> Split:
-    from segship.training.data.camvid import open_camvid
-
-    return open_camvid(place)
-
-
-def _open_demo(place: str) -> Split:
-    from segship.training.data.demo import open_demo
-
-    return open_demo(place)
-
-
-_KINDS: Final[dict[str, Callable[[str], Split]]] = {"camvid": _open_camvid, "demo": _open_demo}
+_KINDS: Final[dict[str, tuple[str, str, frozenset[str]]]] = {
+    kind: (f"segship.training.data.{kind}", f"open_{kind}", frozenset(used))
+    for kind, used in {
+        "camvid": (),
+        "voc": ("images", "val_fraction", "ignore"),
+        "coco": ("images", "val_fraction", "ignore"),
+        "nyuv2": ("ignore",),
+        "bag": ("val_fraction",),
+        "folder": ("val_fraction", "ignore"),
+        "demo": (),
+    }.items()
+}
+"""Module, function, and the options it has a use for; imported when asked for, since pycocotools may be missing."""

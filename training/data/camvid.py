@@ -8,15 +8,10 @@ Void and Unlabelled become the ignore index in all of them.
 """
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segship.runtime.errors import DatasetError, ImageError, LossyConversionError
-from segship.runtime.images import IMAGE_SUFFIXES, read_image
+from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import (
     CAMVID,
     CAMVID_PAVEMENT_IN_32_CLASSES,
@@ -25,53 +20,14 @@ from segship.runtime.palettes import (
     ClassTable,
     Color,
 )
-from segship.runtime.preprocess import Depth
-from segship.training.data import IGNORE_INDEX, Sample, Split
-from segship.training.data.masks import ColorTable, check_ids, read_mask
+from segship.training.data import IGNORE_INDEX, DataOptions, Split
+from segship.training.data.masks import ColorTable, MaskReader
+from segship.training.data.pairs import Pairs, pair_by_name
 
-VOID_ID: Final = len(CAMVID)
-
-Decode = Callable[[NDArray[Any], Path], NDArray[Any]]
+INDEX_MASKS: Final = MaskReader(ids=(*range(len(CAMVID)), IGNORE_INDEX))
 
 
-class CamVid:
-    """One part of CamVid: pictures with their masks.
-
-    Args:
-        pairs: (picture, mask) files.
-        classes: names and colours.
-        decode: turns a mask as stored into ids.
-    """
-
-    channels = 3
-    depth: Depth = "uint8"
-
-    def __init__(self, pairs: list[tuple[Path, Path]], classes: ClassTable, decode: Decode) -> None:
-        self.pairs = pairs
-        self.classes = classes
-        self._decode = decode
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        image_path, mask_path = self.pairs[index]
-        try:
-            image = read_image(image_path, channels=self.channels, depth=self.depth)
-        except LossyConversionError as error:
-            raise DatasetError(f"{error.finding}; save it as 8-bit RGB without transparency") from error
-        except ImageError as error:
-            raise DatasetError(str(error)) from error
-        labels = self._decode(read_mask(mask_path), mask_path)
-        if labels.shape != image.shape[:2]:
-            raise DatasetError(
-                f"{mask_path}: the mask is {labels.shape[1]}×{labels.shape[0]} pixels, "
-                f"its picture {image_path.name} {image.shape[1]}×{image.shape[0]}; expected the same size"
-            )
-        return Sample(image_path.stem, image, labels)
-
-
-def open_camvid(place: str) -> Split:
+def open_camvid(place: str, _: DataOptions | None = None) -> Split:
     """Open CamVid, in whichever of its forms the folder holds.
 
     Args:
@@ -83,8 +39,8 @@ def open_camvid(place: str) -> Split:
     root = Path(place)
     if not place or not root.is_dir():
         raise DatasetError(f"--data camvid:DIR: {place!r} is no folder; expected one that holds train/ and val/")
-    classes, colors = _read_classes(root)
-    train, val = _open_part(root, "train", classes, colors), _open_part(root, "val", classes, colors)
+    classes, color_masks = _read_classes(root)
+    train, val = _open_part(root, "train", classes, color_masks), _open_part(root, "val", classes, color_masks)
     if train.classes != val.classes:
         raise DatasetError(
             f"{root}: one part has index masks of {len(CAMVID)} classes, the other colour masks of the {len(classes)} "
@@ -93,62 +49,31 @@ def open_camvid(place: str) -> Split:
     return Split(train, val)
 
 
-def _open_part(root: Path, part: str, classes: ClassTable, colors: ColorTable) -> CamVid:
-    index_masks, color_masks = root / f"{part}annot", root / f"{part}_labels"
-    if index_masks.is_dir():
-        return CamVid(_pairs(root / part, index_masks), CAMVID, _decode_ids)
-    if color_masks.is_dir():
-        return CamVid(_pairs(root / part, color_masks), classes, lambda mask, path: _decode_colors(colors, mask, path))
-    raise DatasetError(f"{root}: found neither {index_masks.name}/ nor {color_masks.name}/; CamVid keeps masks in one")
+def _open_part(root: Path, part: str, classes: ClassTable, color_masks: MaskReader) -> Pairs:
+    by_index, by_color = root / f"{part}annot", root / f"{part}_labels"
+    if by_index.is_dir():
+        return Pairs(pair_by_name(root / part, by_index, endings=("", "_L")), CAMVID, INDEX_MASKS)
+    if by_color.is_dir():
+        return Pairs(pair_by_name(root / part, by_color, endings=("", "_L")), classes, color_masks)
+    raise DatasetError(f"{root}: found neither {by_index.name}/ nor {by_color.name}/; CamVid keeps masks in one")
 
 
-def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    if not images.is_dir():
-        raise DatasetError(f"{images} is missing; expected the pictures whose masks are in {masks}")
-    pictures = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not pictures:
-        raise DatasetError(f"{images} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    candidates = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    found = {path: candidates.get(path.stem) or candidates.get(f"{path.stem}_L") for path in pictures}
-    missing = [path for path, mask in found.items() if mask is None]
-    if missing:
-        raise DatasetError(
-            f"{missing[0]} has no mask in {masks} (expected {missing[0].stem}.png); "
-            f"{len(missing)} of {len(pictures)} pictures have none"
-        )
-    orphans = sorted(set(candidates.values()) - set(found.values()))
-    if orphans:
-        raise DatasetError(
-            f"{orphans[0]} has no picture of its name in {images}; {len(orphans)} of {len(candidates)} masks have none"
-        )
-    return [(path, mask) for path, mask in found.items() if mask is not None]
-
-
-def _decode_ids(mask: NDArray[Any], path: Path) -> NDArray[Any]:
-    if mask.ndim != 2:
-        raise DatasetError(f"{path}: a colour mask among index masks; expected grey values 0…{VOID_ID}")
-    check_ids(mask, len(CAMVID) + 1, IGNORE_INDEX, path)
-    return np.where(mask == VOID_ID, np.uint8(IGNORE_INDEX), mask)
-
-
-def _decode_colors(colors: ColorTable, mask: NDArray[Any], path: Path) -> NDArray[Any]:
-    if mask.ndim != 3:
-        raise DatasetError(f"{path}: a grey or palette mask among colour masks; expected RGB")
-    return colors.decode(mask, path)
-
-
-def _read_classes(root: Path) -> tuple[ClassTable, ColorTable]:
+def _read_classes(root: Path) -> tuple[ClassTable, MaskReader]:
     path = root / "class_dict.csv"
     if not path.is_file():
         ids = {color: class_id for class_id, color in enumerate(CAMVID.palette)}
         ids |= {CAMVID_PAVEMENT_IN_32_CLASSES: CAMVID.names.index("Pavement"), VOID_COLOR: IGNORE_INDEX}
-        return CAMVID, ColorTable(ids)
+        return CAMVID, _color_masks(ids)
     rows = _read_class_dict(path)
     classes = ClassTable.of([row for row in rows if row[0].lower() not in VOID_NAMES])
     if not 0 < len(classes) < IGNORE_INDEX:
         raise DatasetError(f"{path} lists {len(classes)} classes besides void; expected 1…{IGNORE_INDEX - 1}")
     ids = {color: class_id for class_id, color in enumerate(classes.palette)}
-    return classes, ColorTable(ids | {color: IGNORE_INDEX for name, color in rows if name.lower() in VOID_NAMES})
+    return classes, _color_masks(ids | {color: IGNORE_INDEX for name, color in rows if name.lower() in VOID_NAMES})
+
+
+def _color_masks(ids: dict[Color, int]) -> MaskReader:
+    return MaskReader(colors=ColorTable(ids, advice="add it to class_dict.csv"))
 
 
 def _read_class_dict(path: Path) -> list[tuple[str, Color]]:

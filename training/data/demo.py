@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import DEMO
 from segship.runtime.preprocess import FULL_SCALE, Depth, Image
-from segship.training.data import Sample, Split
+from segship.training.data import DataOptions, Sample, Split
 
 HEIGHT_PX: Final = 128
 WIDTH_PX: Final = 160
@@ -78,7 +78,7 @@ class Demo:
         return Sample(f"{self.part}_{index:04}", _photograph(rng, scene, self.channels, self.depth), scene.labels)
 
 
-def open_demo(place: str, *, seed: int = 0) -> Split:
+def open_demo(place: str, _: DataOptions | None = None, *, seed: int = 0) -> Split:
     """Open the built-in dataset.
 
     Args:

@@ -3,6 +3,7 @@
 What follows the main output are auxiliary ones that only training looks at.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Final
 
@@ -10,10 +11,24 @@ from torch import nn
 
 from segship.runtime.card import Network
 from segship.runtime.errors import CheckpointError, one_line
-from segship.training.networks.u2net import U2NetP
+from segship.training.networks.bisenetv2 import BiSeNetV2
+from segship.training.networks.fastscnn import FastSCNN
+from segship.training.networks.fcn import FCN8s, FCN16s, FCN32s, FCNs
+from segship.training.networks.u2net import U2Net, U2Net5P, U2NetP
 from segship.training.networks.unet import UNet
 
-ARCHITECTURES: Final[dict[str, Callable[..., nn.Module]]] = {"unet": UNet, "u2netp": U2NetP}
+ARCHITECTURES: Final[dict[str, Callable[..., nn.Module]]] = {
+    "unet": UNet,
+    "u2net": U2Net,
+    "u2netp": U2NetP,
+    "u2net5p": U2Net5P,
+    "fcn32s": FCN32s,
+    "fcn16s": FCN16s,
+    "fcn8s": FCN8s,
+    "fcns": FCNs,
+    "fastscnn": FastSCNN,
+    "bisenetv2": BiSeNetV2,
+}
 
 
 def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -22,11 +37,26 @@ def build_network(network: Network, *, num_classes: int, in_channels: int) -> nn
     Raises:
         CheckpointError: if there is no such architecture, or it does not have such an option.
     """
-    if network.arch not in ARCHITECTURES:
-        raise CheckpointError(f"no architecture is called {network.arch!r}; known are {', '.join(ARCHITECTURES)}")
+    constructor = _constructor(network.arch)
     try:
-        return ARCHITECTURES[network.arch](num_classes=num_classes, in_channels=in_channels, **network.options)
+        return constructor(num_classes=num_classes, in_channels=in_channels, **network.options)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes below zero, or above what torch counts
         raise CheckpointError(
             f"architecture {network.arch!r} cannot be built with {network.options} ({one_line(error)})"
         ) from error
+
+
+def network_options(arch: str) -> dict[str, int | str]:
+    """Return the options that an architecture takes and their defaults, such as ``{"base_channels": 64}``.
+
+    Raises:
+        CheckpointError: if there is no such architecture.
+    """
+    parameters = inspect.signature(_constructor(arch)).parameters
+    return {name: p.default for name, p in parameters.items() if name not in ("num_classes", "in_channels")}
+
+
+def _constructor(arch: str) -> Callable[..., nn.Module]:
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(f"no architecture is called {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch]

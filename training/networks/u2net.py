@@ -5,16 +5,89 @@ and RSU4F out one by one; they differ in height, and in whether they pool or dil
 names are those of the published weights ("stage1.rebnconvin.conv_s1.weight"), kept so that these load.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segship.training.networks.sizes import resize_like
 
-def resize_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bring ``x`` to the height and width of ``reference``, bilinearly."""
-    return F.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=False)
+Width = tuple[int, int]
+"""Channels inside a stage, and those of its output."""
+
+SMALL: Width = (16, 64)
+
+
+class U2Net(nn.Module):
+    """U²-Net at its full width.
+
+    Every decoder scale gives a side output, the deepest encoder stage too, and one 1×1 convolution fuses them. All are
+    returned, the fused one first, since deep supervision puts a loss on each, with equal weights in the paper; they are
+    logits, without a sigmoid.
+
+    Args:
+        num_classes: number of logits per pixel.
+        in_channels: channels of the picture.
+    """
+
+    ENCODER: ClassVar[tuple[Width, ...]] = ((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512))
+    """Of stage1 (1/1), stage2 (1/2), …"""
+
+    DECODER: ClassVar[tuple[Width, ...]] = ((16, 64), (32, 64), (64, 128), (128, 256), (256, 512))
+    """Of stage1d (1/1), stage2d (1/2), …; one stage fewer than the encoder has."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.depth = len(self.ENCODER)
+        channels = in_channels
+        for number, (mid, out) in enumerate(self.ENCODER, 1):
+            self.add_module(f"stage{number}", stage(number, channels, mid, out))
+            channels = out
+        sides = [channels]
+        for number in range(self.depth - 1, 0, -1):
+            mid, out = self.DECODER[number - 1]
+            skip = self.ENCODER[number - 1][1]
+            self.add_module(f"stage{number}d", stage(number, channels + skip, mid, out))
+            channels = out
+            sides.insert(0, channels)
+        for number, channels in enumerate(sides, 1):
+            self.add_module(f"side{number}", nn.Conv2d(channels, num_classes, 3, padding=1))
+        self.outconv = nn.Conv2d(self.depth * num_classes, num_classes, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W): the fused ones, then scales 1, 2, … each."""
+        way_down = [self.get_submodule("stage1")(x)]  # 1/1
+        for number in range(2, self.depth + 1):  # 1/2, 1/4, …
+            way_down.append(self.get_submodule(f"stage{number}")(pool(way_down[-1])))
+
+        way_up = [way_down[-1]]
+        for number in range(self.depth - 1, 0, -1):  # …, 1/2, 1/1
+            skip = way_down[number - 1]
+            below = resize_like(way_up[0], skip)
+            way_up.insert(0, self.get_submodule(f"stage{number}d")(torch.cat([below, skip], dim=1)))
+
+        sides = [self.get_submodule(f"side{number}")(features) for number, features in enumerate(way_up, 1)]
+        sides = [resize_like(side, x) for side in sides]  # 1/1
+        return self.outconv(torch.cat(sides, dim=1)), *sides
+
+
+class U2NetP(U2Net):
+    """U²-NetP, the small U²-Net: every stage has 64 channels outside and 16 inside."""
+
+    ENCODER = (SMALL,) * 6
+    DECODER = (SMALL,) * 5
+
+
+class U2Net5P(U2Net):
+    """U²-NetP with five stages: the smallest of the family.
+
+    This definition is ours, not the paper's: U²-NetP without its sixth stage, so that the dilated fifth, at 1/16, is
+    the bottom. Its five sides and the fused output have equal weights in training, like those of the larger ones.
+    """
+
+    ENCODER = (SMALL,) * 5
+    DECODER = (SMALL,) * 4
 
 
 class ReBnConv(nn.Module):
@@ -69,7 +142,7 @@ class ResidualUBlock(nn.Module):
 
         way_down = [self.get_submodule("rebnconv1")(entry)]
         for level in range(2, self.height):
-            x = way_down[-1] if self.dilated else F.max_pool2d(way_down[-1], 2, stride=2, ceil_mode=True)
+            x = way_down[-1] if self.dilated else pool(way_down[-1])
             way_down.append(self.get_submodule(f"rebnconv{level}")(x))
         x = self.get_submodule(f"rebnconv{self.height}")(way_down[-1])
 
@@ -81,56 +154,9 @@ class ResidualUBlock(nn.Module):
         return cast("Tensor", x + entry)
 
 
-class U2NetP(nn.Module):
-    """U²-NetP, the small U²-Net: every stage has 64 channels outside and 16 inside.
-
-    Six decoder scales give a side output each, and one 1×1 convolution fuses them. For training all seven are
-    returned, the fused one first, since deep supervision puts a loss on each; they are logits, without a sigmoid.
-
-    Args:
-        num_classes: number of logits per pixel.
-        in_channels: channels of the picture.
-    """
-
-    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__()
-        mid, out = 16, 64
-        self.stage1 = ResidualUBlock(7, in_channels, mid, out)
-        self.stage2 = ResidualUBlock(6, out, mid, out)
-        self.stage3 = ResidualUBlock(5, out, mid, out)
-        self.stage4 = ResidualUBlock(4, out, mid, out)
-        self.stage5 = ResidualUBlock(4, out, mid, out, dilated=True)
-        self.stage6 = ResidualUBlock(4, out, mid, out, dilated=True)
-
-        self.stage5d = ResidualUBlock(4, 2 * out, mid, out, dilated=True)
-        self.stage4d = ResidualUBlock(4, 2 * out, mid, out)
-        self.stage3d = ResidualUBlock(5, 2 * out, mid, out)
-        self.stage2d = ResidualUBlock(6, 2 * out, mid, out)
-        self.stage1d = ResidualUBlock(7, 2 * out, mid, out)
-
-        for scale in range(1, 7):
-            self.add_module(f"side{scale}", nn.Conv2d(out, num_classes, 3, padding=1))
-        self.outconv = nn.Conv2d(6 * num_classes, num_classes, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map pictures (N, C, H, W) to seven logits (N, num_classes, H, W): the fused one, then scales 1…6."""
-        stage1 = self.stage1(x)  # 1/1
-        stage2 = self.stage2(pool(stage1))  # 1/2
-        stage3 = self.stage3(pool(stage2))  # 1/4
-        stage4 = self.stage4(pool(stage3))  # 1/8
-        stage5 = self.stage5(pool(stage4))  # 1/16
-        stage6 = self.stage6(pool(stage5))  # 1/32
-
-        stage5d = self.stage5d(torch.cat([resize_like(stage6, stage5), stage5], dim=1))  # 1/16
-        stage4d = self.stage4d(torch.cat([resize_like(stage5d, stage4), stage4], dim=1))  # 1/8
-        stage3d = self.stage3d(torch.cat([resize_like(stage4d, stage3), stage3], dim=1))  # 1/4
-        stage2d = self.stage2d(torch.cat([resize_like(stage3d, stage2), stage2], dim=1))  # 1/2
-        stage1d = self.stage1d(torch.cat([resize_like(stage2d, stage1), stage1], dim=1))  # 1/1
-
-        side1 = self.get_submodule("side1")(stage1d)
-        deeper = (stage2d, stage3d, stage4d, stage5d, stage6)
-        sides = [resize_like(self.get_submodule(f"side{i}")(stage), side1) for i, stage in enumerate(deeper, 2)]
-        return self.outconv(torch.cat([side1, *sides], dim=1)), side1, *sides
+def stage(number: int, in_channels: int, mid_channels: int, out_channels: int) -> ResidualUBlock:
+    """Return RSU7, RSU6, RSU5 or RSU4 for stages 1…4, and RSU4F below, where there is little left to pool."""
+    return ResidualUBlock(max(8 - number, 4), in_channels, mid_channels, out_channels, dilated=number > 4)
 
 
 def pool(x: Tensor) -> Tensor:

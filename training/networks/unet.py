@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segship.training.networks.sizes import pad_to_multiple, size_of
+
 STRIDE = 16
 
 
@@ -68,8 +70,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Map pictures (N, C, H, W) to logits (N, num_classes, H, W)."""
-        height, width = int(x.shape[2]), int(x.shape[3])
-        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE))
+        height, width = size_of(x)
+        x = pad_to_multiple(x, STRIDE)
 
         skip1 = self.down1(x)  # c, 1/1
         skip2 = self.down2(F.max_pool2d(skip1, 2))  # 2c, 1/2

@@ -36,7 +36,7 @@ def test_a_colour_next_to_a_known_one_is_refused_never_rounded(near: tuple[int, 
     mask = np.full((4, 4, 3), (128, 0, 0), np.uint8)
     mask[1, 2:] = near
     with pytest.raises(DatasetError) as caught:
-        ColorTable({(128, 0, 0): 0}).decode(mask, PLACE)
+        ColorTable({(128, 0, 0): 0}, advice="add it to class_dict.csv").decode(mask, PLACE)
     for words in (str(PLACE), f"colour {near} stands for no class (2 pixels)", "add it to class_dict.csv"):
         assert words in str(caught.value)
 

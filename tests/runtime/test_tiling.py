@@ -1,0 +1,213 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from segship.runtime.card import ModelCard
+from segship.runtime.preprocess import Image, Preprocess
+from segship.runtime.tiling import logits_of_picture, pad_to, prepare, tile_positions, tiled_logits
+
+TILE = (12, 16)
+OVERLAPS = st.sampled_from([0, 0.1, 0.25, 0.5, 0.7, 0.9])
+SIDE = st.integers(1, 60)
+CARD = ModelCard(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)), Preprocess(TILE), tile_overlap=0.5)
+
+Logits = NDArray[np.float32]
+
+
+def picture(size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (*size, channels), np.uint8)
+
+
+def planes(tile: Image) -> Logits:
+    """A "network" whose logits are the values of the pixels."""
+    return tile.transpose(2, 0, 1).astype(np.float32)
+
+
+def vignette(tile: Image) -> Logits:
+    """A "network" that sees the middle of its tile otherwise than the edge, and every tile otherwise."""
+    height, width = tile.shape[:2]
+    shade = np.hypot(*np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])
+    return (planes(tile) * shade + tile.mean()).astype(np.float32)
+
+
+def blended_naively(image: Image, tile: tuple[int, int], overlap: float) -> NDArray[np.float64]:
+    """Weighted sum of all tiles over the sum of their weights, in double precision, pixel by pixel."""
+    deviations = [(np.arange(side) - (side - 1) / 2) / (side / 8) for side in tile]
+    window = np.exp(-0.5 * (deviations[0][:, None] ** 2 + deviations[1] ** 2))
+    total = np.zeros((image.shape[2], *image.shape[:2]))
+    weight = np.zeros(image.shape[:2])
+    for top in tile_positions(image.shape[0], tile[0], overlap):
+        for left in tile_positions(image.shape[1], tile[1], overlap):
+            here = (slice(top, top + tile[0]), slice(left, left + tile[1]))
+            total[:, *here] += window * vignette(image[here])
+            weight[here] += window
+    return np.asarray(total / weight)
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "overlap", "expected"),
+    [
+        (64, 64, 0.5, [0]),
+        (10, 64, 0.5, [0]),
+        (65, 64, 0.5, [0, 1]),
+        (128, 64, 0.5, [0, 32, 64]),
+        (130, 64, 0.5, [0, 32, 64, 66]),
+        (130, 64, 0, [0, 64, 66]),
+        (128, 64, 0, [0, 64]),
+        (14, 10, 0.8, [0, 2, 4]),  # 10 · (1 − 0.8) is not quite 2
+        (3, 1, 0.9, [0, 1, 2]),
+    ],
+)
+def test_tiles_step_by_what_does_not_overlap_and_the_last_is_shifted_inwards(
+    length: int, tile: int, overlap: float, expected: list[int]
+) -> None:
+    assert tile_positions(length, tile, overlap) == expected
+
+
+@given(st.integers(1, 3000), st.integers(1, 700), st.floats(0, 0.9))
+def test_tiles_cover_an_axis_and_never_leave_it(length: int, tile: int, overlap: float) -> None:
+    positions = tile_positions(length, tile, overlap)
+    steps = np.diff(positions)
+    assert positions[0] == 0
+    assert positions[-1] == max(0, length - tile)
+    assert ((steps > 0) & (steps <= tile)).all()
+    assert (steps <= max(1, tile * (1 - overlap) + 0.5)).all()
+
+
+def test_one_tile_that_is_the_picture_is_the_whole_result_bit_for_bit() -> None:
+    logits = np.random.default_rng(0).standard_normal((4, *TILE), np.float32)
+    found = tiled_logits(picture(TILE), lambda tile: logits, num_logits=4, tile=TILE, overlap=0.5)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, logits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(SIDE, SIDE), OVERLAPS, st.floats(0.125, 50, width=32))
+def test_logits_that_are_the_same_everywhere_stay_so(size: tuple[int, int], overlap: float, value: float) -> None:
+    found = tiled_logits(
+        picture(size), lambda tile: np.full((2, *TILE), value, np.float32), num_logits=2, tile=TILE, overlap=overlap
+    )
+    assert found.shape == (2, *size)
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(SIDE, SIDE), OVERLAPS)
+def test_every_pixel_gets_the_logits_of_its_own_place(size: tuple[int, int], overlap: float) -> None:
+    image = picture(size)
+    found = tiled_logits(image, planes, num_logits=3, tile=TILE, overlap=overlap)
+    np.testing.assert_allclose(found, planes(image), rtol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.3, 0.5, 0.9])
+def test_tiles_are_blended_by_gaussian_weights(overlap: float) -> None:
+    image = picture((41, 50))
+    found = tiled_logits(image, vignette, num_logits=3, tile=TILE, overlap=overlap)
+    np.testing.assert_allclose(found, blended_naively(image, TILE, overlap), rtol=2e-6)
+
+
+def test_between_two_tiles_the_nearer_one_counts_more() -> None:
+    numbers = iter([0, 1])
+    found = tiled_logits(
+        picture((12, 24)),
+        lambda tile: np.full((1, *TILE), next(numbers), np.float32),
+        num_logits=1,
+        tile=TILE,
+        overlap=0.5,
+    )
+    row = found[0, 5]
+    assert (row[:8] == 0).all()
+    assert (row[16:] == 1).all()
+    assert (np.diff(row[8:16]) > 0).all()
+    assert row[11] + row[12] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [(12, 7), (5, 16), (5, 7), (1, 1), (5, 40), (40, 7)])
+def test_a_picture_smaller_than_a_tile_is_padded_and_its_logits_are_cropped(size: tuple[int, int]) -> None:
+    image = picture(size)
+    seen: list[Image] = []
+
+    def run(tile: Image) -> Logits:
+        seen.append(tile)
+        return planes(tile)
+
+    found = tiled_logits(image, run, num_logits=3, tile=TILE, overlap=0.5)
+    assert {tile.shape for tile in seen} == {(*TILE, 3)}
+    np.testing.assert_array_equal(seen[-1][-1, -1], image[-1, -1])
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found, planes(image), rtol=1e-6)
+
+
+def test_what_is_added_repeats_the_edge_or_is_filled() -> None:
+    labels = np.array([[1, 2], [3, 4]], np.uint8)
+    np.testing.assert_array_equal(pad_to(labels, (3, 4)), [[1, 2, 2, 2], [3, 4, 4, 4], [3, 4, 4, 4]])
+    np.testing.assert_array_equal(pad_to(labels, (1, 3), fill=255), [[1, 2, 255], [3, 4, 255]])
+    deep = np.full((2, 2, 1), 40_000, np.uint16)
+    padded = pad_to(deep, (4, 4))
+    assert (padded.shape, padded.dtype) == ((4, 4, 1), np.uint16)
+    assert (padded == 40_000).all()
+    assert pad_to(labels, (2, 1)) is labels
+
+
+def test_without_an_overlap_the_whole_picture_is_brought_to_the_networks_size() -> None:
+    card = dataclasses.replace(CARD, tile_overlap=None)
+    image = picture((30, 50))
+    batches: list[Logits] = []
+
+    def run(batch: Logits) -> Logits:
+        batches.append(batch)
+        return batch[0]
+
+    logits = logits_of_picture(card, image, run)
+    assert len(batches) == 1
+    np.testing.assert_array_equal(batches[0], card.preprocess(image))
+    np.testing.assert_array_equal(logits, batches[0][0])
+
+
+def test_with_an_overlap_its_parts_are_at_its_own_resolution_each_normalised_on_its_own() -> None:
+    form = Preprocess(TILE, scale="image_max", color_order="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    card = dataclasses.replace(CARD, preprocess=form)
+    image = picture((24, 32)) // 2
+    image[:8, :8] = 255  # brightens one tile of nine
+    batches: list[Logits] = []
+
+    def run(batch: Logits) -> Logits:
+        batches.append(batch)
+        return batch[0]
+
+    logits = logits_of_picture(card, image, run)
+    tiles = [image[top : top + 12, left : left + 16] for top in (0, 6, 12) for left in (0, 8, 16)]
+    np.testing.assert_array_equal(batches, [form.normalise(tile) for tile in tiles])
+    assert logits.shape == (3, 24, 32)
+
+
+def test_a_prepared_picture_meets_the_network_only_when_it_is_called() -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def run(batch: Logits) -> Logits:
+        calls.append(batch.shape)
+        return batch[0]
+
+    for overlap, expected in ((None, 1), (0.5, 9)):
+        calls.clear()
+        prepared = prepare(dataclasses.replace(CARD, tile_overlap=overlap), picture((24, 32)))
+        assert calls == []
+        prepared(run)
+        assert calls == [(1, 3, *TILE)] * expected
+
+
+def test_no_weight_is_zero_where_only_the_corners_of_large_tiles_lie() -> None:
+    size = (600, 600)
+    found = tiled_logits(
+        np.zeros((*size, 1), np.uint8),
+        lambda tile: np.ones((1, 512, 512), np.float32),
+        num_logits=1,
+        tile=(512, 512),
+        overlap=0,
+    )
+    assert math.isclose(found.min(), 1, rel_tol=1e-6)

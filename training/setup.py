@@ -1,0 +1,178 @@
+"""What a run is made of before its first step: data, card, network."""
+
+import dataclasses
+import importlib.metadata
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+import segship
+from segship.runtime.card import ModelCard, Provenance
+from segship.runtime.errors import DatasetError, TrainingError
+from segship.runtime.preprocess import ColorOrder, Preprocess
+from segship.training.class_weights import median_frequency_weights, resolve_class_weights
+from segship.training.config import TrainConfig
+from segship.training.crops import Cropper
+from segship.training.data import IGNORE_INDEX, Split, open_dataset
+from segship.training.data.parallel import in_parallel
+from segship.training.initialise import initialise
+from segship.training.loader import channel_statistics
+from segship.training.networks import build_network
+from segship.training.optimisation import OptimizerConfig
+from segship.training.progress import Progress
+
+DEEPEST_STRIDE: Final = 32
+MOMENTS: Final = {"adamw": 2, "adam": 2, "sgd": 1}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of.
+
+    Attributes:
+        split: the dataset's two parts.
+        card: of the network that is trained.
+        class_weights: of the loss; None: all alike.
+        rarity: of the classes, which crops are laid by; None: no crops are made.
+    """
+
+    split: Split
+    card: ModelCard
+    class_weights: tuple[float, ...] | None
+    rarity: tuple[float, ...] | None
+
+    def cropper(self, config: TrainConfig) -> Cropper | None:
+        """Return what cuts crops, if the run trains on crops."""
+        if config.crop is None or self.rarity is None:
+            return None
+        return Cropper(config.crop, config.rare_crops, self.rarity)
+
+
+def set_up(config: TrainConfig, progress: Progress) -> Setup:
+    """Open and read the data, and make the card.
+
+    Raises:
+        DatasetError: if the dataset is incomplete or wrong.
+        TrainingError: if the configuration does not fit it.
+    """
+    split = open_dataset(config.data, config.data_options)
+    progress.begin("reading the validation pictures", len(split.val))
+    for _ in in_parallel(split.val.__getitem__, range(len(split.val))):  # a bad one would end the run much later
+        progress.advance()
+    card = make_card(config, split)
+    check_batch_norm(card.preprocess.size, min(config.batch_size, len(split.train)))
+    progress.begin("counting classes", len(split.train))
+    weights = resolve_class_weights(config.loss.class_weights, split.train, progress.advance)
+    rarity = None
+    if config.crop is not None:
+        rarity = weights if config.loss.class_weights == "auto" else None
+        rarity = rarity or median_frequency_weights(split.train, progress.advance)
+    return Setup(split, card, weights, rarity)
+
+
+def reopen(config: TrainConfig, card: ModelCard) -> Split:
+    """Open the data of a run that goes on.
+
+    Raises:
+        DatasetError: if the dataset is not what it was.
+    """
+    split = open_dataset(config.data, config.data_options)
+    if split.train.classes.names != card.class_names:
+        raise DatasetError(
+            f"the run was trained on the classes {', '.join(card.class_names)}, and {config.data} has "
+            f"{', '.join(split.train.classes.names)}; expected the same"
+        )
+    return split
+
+
+def make_card(config: TrainConfig, split: Split) -> ModelCard:
+    """Make the card of a run; mean and standard deviation are those of the training pictures.
+
+    Raises:
+        TrainingError: if the loss is for two classes and the data has others.
+    """
+    train = split.train
+    if config.binary and len(train.classes) != 2:
+        raise TrainingError(
+            f"the loss {config.loss.terms} is for two classes, and {config.data} has {len(train.classes)}; take ce"
+        )
+    order: ColorOrder = "RGB" if train.channels == 3 else "grey"
+    height, width = train[0].image.shape[:2]
+    neutral = Preprocess(
+        config.crop or config.size or (height, width),
+        train.channels,
+        train.depth,
+        color_order=order,
+        mean=(0.0,) * train.channels,
+        std=(1.0,) * train.channels,
+    )
+    mean, std = channel_statistics(train, None if config.crop else neutral)
+    versions = {"segship": segship.__version__} | {
+        package: importlib.metadata.version(package)
+        for package in ("torch", "numpy", "opencv-python-headless", "pillow")
+    }
+    return ModelCard(
+        class_names=train.classes.names,
+        palette=train.classes.palette,
+        preprocess=dataclasses.replace(neutral, mean=mean, std=std),
+        task="binary" if config.binary else "multiclass",
+        tile_overlap=config.tile_overlap if config.crop else None,
+        ignore_index=IGNORE_INDEX,
+        network=config.network,
+        provenance=Provenance(dataset=config.data.partition(":")[0], versions=versions),
+    )
+
+
+def make_network(config: TrainConfig, card: ModelCard, progress: Progress) -> nn.Module:
+    """Build the network and give it the weights that it starts from.
+
+    Raises:
+        CheckpointError: if the file of ``config.init`` has no weights that fit.
+    """
+    torch.manual_seed(config.seed)
+    network = build_network(config.network, num_classes=card.num_logits, in_channels=card.preprocess.channels)
+    if config.init is not None:
+        progress.note(str(initialise(network, config.init)))
+    return network
+
+
+def check_batch_norm(size: tuple[int, int], batch_size: int) -> None:
+    """Refuse a batch that leaves the deepest batch normalisation a single value.
+
+    Raises:
+        TrainingError: naming the size.
+    """
+    if batch_size * math.prod(math.ceil(side / DEEPEST_STRIDE) for side in size) < 2:
+        raise TrainingError(
+            f"one picture of {size[0]}×{size[1]} pixels leaves the deepest batch normalisation a single value; "
+            "take a larger --size or --batch-size"
+        )
+
+
+def check_disk(out: Path, network: nn.Module, optimizer: OptimizerConfig, keep: int) -> None:
+    """Refuse a run whose checkpoints would not fit on the disk.
+
+    Args:
+        out: folder of the run, which need not be there yet.
+        network: whose weights are kept.
+        optimizer: says how much is kept beside them.
+        keep: number of states.
+
+    Raises:
+        TrainingError: naming what is needed and what is free.
+    """
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    state = weights * (1 + MOMENTS[optimizer.name] + (optimizer.ema > 0))
+    needed = (keep + 1) * state + 2 * weights  # the next one is written before the oldest goes
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise TrainingError(
+            f"the run needs {needed / 1e6:.0f} MB for its checkpoints, and {place} has {free / 1e6:.0f} MB free; "
+            "choose another --out, or keep fewer states (--keep)"
+        )
