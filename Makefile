@@ -56,8 +56,8 @@ clean: ## remove everything that was made
 	@touch $@
 
 .venv/.has-all: .venv/.made pyproject.toml constraints.txt
-	@echo "installing segship[$(ENGINE),openvino,export] into .venv (PyTorch is large) ..."
-	$(PIP) -e '.[$(ENGINE),openvino,export]'
+	@echo "installing segship[$(ENGINE),openvino,export,tensorboard] into .venv (PyTorch is large) ..."
+	$(PIP) -e '.[$(ENGINE),openvino,export,tensorboard]'
 	@touch $@
 
 .venv/.has-dev: .venv/.has-all

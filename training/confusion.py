@@ -33,7 +33,7 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix, card: ModelCard) -> None
     absent = np.isnan(shares).any(axis=1)
     num_classes = len(shares)
     has_numbers = num_classes <= MOST_CLASSES_WITH_NUMBERS
-    side = min(30.0, 2 + num_classes * (0.5 if has_numbers else 0.2))
+    side = min(24.0, 2 + num_classes * (0.5 if has_numbers else 0.2))
 
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm

@@ -86,8 +86,8 @@ def initialise(network: nn.Module, path: Path) -> InitReport:
     fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
     if not any(tensor.is_floating_point() for tensor in fitting.values()):
         raise CheckpointError(
-            f"{path}: none of its {len(found)} tensors has name and shape of one of the network: it has "
-            f"{_shortened(found)}; the network has {_shortened(wanted)}; give weights of this architecture"
+            f"{path}: none of its weights has name and shape of one of the network; it has {_shortened(found)}; "
+            f"the network has {_shortened(wanted)}; give weights of this architecture"
         )
     cast = {name: tensor.detach().to(wanted[name].dtype) for name, tensor in fitting.items()}
     for name, tensor in cast.items():

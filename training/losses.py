@@ -146,7 +146,8 @@ class SegmentationLoss:
         """Return this process's share of the loss.
 
         Args:
-            outputs: logits (N, C, H, W) of any float type, the main output first; computed with in float32.
+            outputs: logits (N, C, h, w) of any float type, the main output first; computed with in float32. One that is
+                smaller than the labels is compared with the label nearest to each of its pixels.
             labels: class ids and the ignore index, (N, H, W), any integer type.
 
         Returns:
@@ -162,14 +163,15 @@ class SegmentationLoss:
         weights = self._pixel_weights(labels).masked_fill(void, 0)
         sums, normalisers, volumes = [], [], []
         for output in outputs:
+            near_labels, near_weights = _nearest(labels, output), _nearest(weights, output)
             log_p = _log_probabilities(output)
-            nll = F.nll_loss(log_p, labels, reduction="none")
+            nll = F.nll_loss(log_p, near_labels, reduction="none")
             if self._pixel_terms:
-                counted = self._only_hard(weights, nll)
+                counted = self._only_hard(near_weights, nll)
                 sums.append((counted * self._pixel_losses(log_p, nll)).sum())
                 normalisers.append(counted.sum())
             if self._dice_weight:
-                volumes.append(class_volumes(log_p, nll, labels, weights > 0))
+                volumes.append(class_volumes(log_p, nll, near_labels, near_weights > 0))
         loss = torch.zeros((), device=labels.device)
         if sums:
             normaliser = self.total(torch.stack(normalisers))
@@ -208,6 +210,18 @@ class SegmentationLoss:
             else:
                 losses.append(weight * nll)
         return sum(losses[1:], start=losses[0])
+
+
+def _nearest(plane: Tensor, output: Tensor) -> Tensor:
+    """Bring a plane (N, H, W) to the size of an output (N, C, h, w), by its nearest pixels."""
+    height, width = output.shape[2:]
+    if plane.shape[1:] == (height, width):
+        return plane
+    rows, columns = (
+        ((torch.arange(small, device=plane.device) + 0.5) * (large / small)).long()
+        for small, large in ((height, plane.shape[1]), (width, plane.shape[2]))
+    )
+    return plane[:, rows][:, :, columns]
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
@@ -298,21 +312,3 @@ def dice_loss(volumes: Tensor) -> Tensor:
     present = truth > 0
     distance = 1 - 2 * overlap / (predicted + truth).clamp(min=1)
     return torch.where(present, distance, 0).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
-
-
-def cross_entropy(outputs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> Tensor:
-    """Cross-entropy, averaged over the pixels that are not void and summed over the outputs.
-
-    The sum with equal weights is U²-Net's deep supervision (its equation 1, with all weights 1).
-
-    Args:
-        outputs: logits (N, C, H, W), the main output first.
-        labels: class ids and the ignore index, (N, H, W), int64.
-        ignore_index: label of void pixels.
-
-    Returns:
-        A scalar; 0, with a gradient of 0, where every pixel is void.
-    """
-    valid = (labels != ignore_index).sum().clamp(min=1)
-    losses = [F.cross_entropy(out.float(), labels, ignore_index=ignore_index, reduction="sum") for out in outputs]
-    return sum(losses[1:], start=losses[0]) / valid

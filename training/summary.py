@@ -125,7 +125,7 @@ def summarise(network: nn.Module, in_channels: int, size: tuple[int, int]) -> Su
     try:
         network.eval()
         with torch.no_grad():
-            functional_call(network, weights, (torch.empty(shape, device="meta"),))
+            functional_call(network, weights, (torch.empty(shape, device="meta"),), tie_weights=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -68,7 +68,7 @@ class EventLog:
 
     def sheet(self, step: int, path: Path) -> None:
         """Add a sample sheet that was written as a picture file."""
-        with self._writing(), PillowImage.open(path) as image:
+        with PillowImage.open(path) as image, self._writing():
             self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ LOG_4 = math.log(4)
 CONFIGS = {
     "ce": LossConfig("ce"),
     "ce, smoothed": LossConfig("ce", label_smoothing=0.1),
-    "ce, hard pixels": LossConfig("ce", ohem=0.5, ohem_min_share=0.3),
+    "ce, hard pixels": LossConfig("ce", ohem=0.05, ohem_min_share=0.3),  # few are as hard: the share decides
     "dice": LossConfig("dice"),
     "focal": LossConfig("focal"),
     "ce+0.5*dice+2*focal, hard pixels": LossConfig("ce+0.5*dice+2*focal", ohem=0.3, ohem_min_share=0.2),
@@ -226,6 +226,13 @@ class TestValues:
         valid = labels != VOID
         expected = F.binary_cross_entropy_with_logits(logits[:, 0][valid], labels[valid].float())
         torch.testing.assert_close(_loss("bce", None, 1)([logits], labels), expected)
+
+    def test_only_the_ratios_of_class_weights_matter(self, batch: tuple[Tensor, Tensor]) -> None:
+        tiny = tuple(weight * 1e-6 for weight in WEIGHTS)
+        torch.testing.assert_close(
+            _value_and_gradient(_loss("ce+focal", tiny), *batch),
+            _value_and_gradient(_loss("ce+focal", WEIGHTS), *batch),
+        )
 
     def test_focal_with_gamma_0_is_ce(self, batch: tuple[Tensor, Tensor]) -> None:
         value, gradient = _value_and_gradient(_loss(LossConfig("focal", focal_gamma=0), WEIGHTS), *batch)

@@ -1,4 +1,7 @@
+import dataclasses
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ def test_every_figure_equals_the_one_computed_by_hand() -> None:
     assert scores.pixel_accuracy == pytest.approx(4 / 6)
     np.testing.assert_allclose(scores.class_accuracy, [2 / 3, 1 / 2, 1])
     assert scores.mean_class_accuracy == pytest.approx(13 / 18)
+    np.testing.assert_allclose(scores.precision, [1, 1 / 2, 1 / 2])
     np.testing.assert_allclose(scores.iou, [2 / 3, 1 / 3, 1 / 2])
     assert scores.miou == pytest.approx(1 / 2)
     assert scores.frequency_weighted_iou == pytest.approx(19 / 36)
@@ -45,7 +49,8 @@ def test_void_pixels_count_nowhere_whatever_was_predicted_there() -> None:
 
 def test_a_class_in_neither_truth_nor_prediction_is_nan_and_left_out_of_the_means() -> None:
     with_a_fourth = _scores(TRUTH, PREDICTION, num_classes=4)
-    for per_class in (with_a_fourth.class_accuracy, with_a_fourth.iou, with_a_fourth.f1):
+    per_classes = (with_a_fourth.class_accuracy, with_a_fourth.precision, with_a_fourth.iou, with_a_fourth.f1)
+    for per_class in per_classes:
         assert np.isnan(per_class).tolist() == [False, False, False, True]
     assert with_a_fourth.summary() == _scores(TRUTH, PREDICTION).summary()
 
@@ -53,7 +58,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_nan_and_left_out_of_the_mean
 def test_a_class_that_is_only_predicted_has_an_iou_and_f1_of_zero_and_no_accuracy() -> None:
     scores = _scores(np.zeros(4, np.uint8), np.array([0, 0, 0, 1], np.uint8), num_classes=2)
     assert math.isnan(scores.class_accuracy[1])
-    assert (scores.iou[1], scores.f1[1]) == (0, 0)
+    assert (scores.precision[1], scores.iou[1], scores.f1[1]) == (0, 0, 0)
     assert scores.mean_class_accuracy == 0.75
     assert scores.miou == 0.375
 
@@ -76,6 +81,28 @@ def test_the_summary_names_the_five_figures_in_order() -> None:
     assert scores.summary()["miou"] == scores.miou
 
 
+def test_a_class_that_is_never_predicted_has_no_precision() -> None:
+    scores = _scores(np.array([0, 1], np.uint8), np.zeros(2, np.uint8), num_classes=2)
+    assert math.isnan(scores.precision[1])
+    assert (scores.class_accuracy[1], scores.iou[1]) == (0, 0)
+
+
+@pytest.mark.parametrize("prediction", [PREDICTION, np.zeros_like(TRUTH)], ids=["all classes", "one class"])
+def test_scores_come_back_from_json_to_the_last_bit(prediction: NDArray[np.uint8]) -> None:
+    scores = _scores(TRUTH, prediction, num_classes=4)
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict(), allow_nan=False)))
+    for field in dataclasses.fields(Scores):
+        before, after = getattr(scores, field.name), getattr(again, field.name)
+        assert type(after) is type(before)
+        np.testing.assert_array_equal(after, before)  # for which NaN equals NaN
+
+
+@pytest.mark.parametrize("figures", [{}, {"miou": 0.5}, {"miou": "much"}, {"unknown": 1}, 3])
+def test_what_are_no_scores_is_refused(figures: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Scores.from_dict(figures)
+
+
 @given(seed=st.integers(0, 2**32 - 1), num_classes=st.integers(1, 7), pictures=st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_adding_picture_by_picture_equals_adding_at_once(seed: int, num_classes: int, pictures: int) -> None:
@@ -94,15 +121,17 @@ def test_scores_equal_those_of_a_naive_loop_over_classes(seed: int, num_classes:
     scores = _scores(truth, prediction, num_classes)
     valid = truth != VOID
     t, p = truth[valid], prediction[valid]
-    recalls, ious, dices, weighted = [], [], [], []
+    recalls, precisions, ious, dices, weighted = [], [], [], [], []
     for c in range(num_classes):
         hits, in_truth, in_prediction = int(((t == c) & (p == c)).sum()), int((t == c).sum()), int((p == c).sum())
         union = int(((t == c) | (p == c)).sum())
         recalls.append(hits / in_truth if in_truth else math.nan)
+        precisions.append(hits / in_prediction if in_prediction else math.nan)
         ious.append(hits / union if union else math.nan)
         dices.append(2 * hits / (in_truth + in_prediction) if union else math.nan)
         weighted.append(in_truth * hits / union if union else 0.0)
     np.testing.assert_allclose(scores.class_accuracy, recalls)
+    np.testing.assert_allclose(scores.precision, precisions)
     np.testing.assert_allclose(scores.iou, ious)
     np.testing.assert_allclose(scores.f1, dices)
     for mean, values in (

@@ -70,7 +70,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 def test_a_network_that_fails_is_left_as_it_was_too() -> None:
     network = _Toy()
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(RuntimeError, match="channel"):
         summarise(network, 1, (6, 8))
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())

@@ -62,7 +62,7 @@ def _check_runs(segmentation: dict[str, Any], size: tuple[int, int], where: str)
     """Return run lengths that cover the picture, no more and no less."""
     pixels = size[0] * size[1]
     if segmentation.get("size") != list(size):
-        raise DatasetError(f"{where}: its runs are of size {segmentation.get('size')}; expected {list(size)}")
+        raise DatasetError(f"{where}: its runs are of size {str(segmentation.get('size'))[:60]}; expected {list(size)}")
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         counts = _decode_runs(counts.encode(errors="surrogatepass"), where)

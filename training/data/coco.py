@@ -35,7 +35,7 @@ Row = dict[str, Any]
 class Area:
     """What an object covers: its id, its class or the ignore index, and its area as it stands in the JSON."""
 
-    object_id: object
+    object_id: str
     class_id: int
     segmentation: object
 
@@ -202,14 +202,15 @@ def _read_pictures(document: Row, origin: Path, ids: dict[int, int], images: Pat
     areas: dict[int, list[Area]] = {image_id: [] for image_id in rows}
     crowds: dict[int, list[Area]] = {image_id: [] for image_id in rows}
     for row in _rows(document, "annotations", origin):
-        where = f"{origin}: annotation {row.get('id')}"
+        object_id = repr(row.get("id"))[:60]
+        where = f"{origin}: annotation {object_id}"
         image_id, category_id = (_field(row, key, int, where) for key in ("image_id", "category_id"))
         if image_id not in rows:
             raise DatasetError(f"{where} is of image {image_id}, which is not listed")
         if category_id not in ids:
             raise DatasetError(f"{where} has the unknown category {category_id}; listed are {', '.join(map(str, ids))}")
         crowd = bool(row.get("iscrowd"))
-        area = Area(row.get("id"), IGNORE_INDEX if crowd else ids[category_id], row.get("segmentation"))
+        area = Area(object_id, IGNORE_INDEX if crowd else ids[category_id], row.get("segmentation"))
         (crowds if crowd else areas)[image_id].append(area)
     files = _find_files(rows, origin, images)
     pictures = []
@@ -236,11 +237,18 @@ def _find_files(rows: dict[int, Row], origin: Path, images: Path | None) -> dict
     part = origin.stem.removeprefix("instances_")
     folders = [folder for place in places for folder in (place, place / part)]
     some = list(names.values())[:100]
-    folder = next((folder for folder in folders if any((folder / name).is_file() for name in some)), places[0])
-    missing = [name for name in names.values() if not (folder / name).is_file()]
+    folder = next((folder for folder in folders if any(_is_file(folder / name) for name in some)), places[0])
+    missing = [name for name in names.values() if not _is_file(folder / name)]
     if missing:
         raise DatasetError(
-            f"{origin}: {missing[0]} is not in {folder}; {len(missing)} of {len(names)} pictures are not; "
+            f"{origin}: {missing[0][:200]} is not in {folder}; {len(missing)} of {len(names)} pictures are not; "
             "name the folder that they are in: --images DIR"
         )
     return {image_id: (name, folder / name) for image_id, name in names.items()}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for one
+        return False

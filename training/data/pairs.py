@@ -220,9 +220,13 @@ def hold_out(items: Iterable[tuple[str, Item]], fraction: float | None, seed: in
     """
     named = dict(items)
     count = count_held_out(len(named), fraction)
-    held = set(sorted(named, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:count])
+    held = set(sorted(named, key=lambda name: _hash(f"{seed}/{name}"))[:count])
     train = [named[name] for name in sorted(named) if name not in held]
     return train, [named[name] for name in sorted(held)]
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()  # names of files may be no UTF-8
 
 
 def _raise_unreadable(error: OSError) -> NoReturn:

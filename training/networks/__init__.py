@@ -1,6 +1,6 @@
 """The networks. Each maps pictures (N, C, H, W) to a tuple of logits (N, num_classes, H, W), the main one first.
 
-What follows the main output are auxiliary ones that only training looks at.
+What follows the main output are auxiliary ones that only training looks at; these may be smaller than the picture.
 """
 
 import inspect

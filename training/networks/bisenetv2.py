@@ -18,7 +18,7 @@ class BiSeNetV2(nn.Module):
     """BiSeNet V2 for pictures of any size.
 
     In training, four booster heads classify the semantic branch's features too; the paper adds their losses with
-    weight 1. They have 0.3 M parameters, and 3.3 M remain afterwards, of which the head's 1024 channels make 1.2 M. The
+    weight 1. They have 0.3 M parameters, and 3.4 M remain afterwards, of which the head's 1024 channels make 1.2 M. The
     context is one mean over the whole map, which batch normalisation cannot train on alone: a batch has at least two
     pictures.
 
@@ -49,7 +49,11 @@ class BiSeNetV2(nn.Module):
         self.boosters = nn.ModuleList(segmentation_head(channels, 128, num_classes) for channels in (16, 32, 64, 128))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W), in training five: those of the boosters too."""
+        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W).
+
+        In training, those of the boosters follow, at 1/4, 1/8, 1/16 and 1/32: enlarging them would take longer than the
+        network itself, and tell it nothing new.
+        """
         size = size_of(x)
         detail = self.detail(x)  # 128, 1/8
         stage2 = self.stem(x)  # 16, 1/4
@@ -57,11 +61,11 @@ class BiSeNetV2(nn.Module):
         stage4 = self.stage4(stage3)  # 64, 1/16
         stage5 = self.stage5(stage4)  # 128, 1/32
         semantic = self.context(stage5)  # 128, 1/32
-        logits = [self.head(self.aggregate(detail, semantic))]  # 1/8
-        if self.training:
-            stages = (stage2, stage3, stage4, stage5)
-            logits += [booster(stage) for booster, stage in zip(self.boosters, stages, strict=True)]
-        return tuple(resize(scores, size) for scores in logits)  # 1/1
+        logits = resize(self.head(self.aggregate(detail, semantic)), size)  # 1/8, then 1/1
+        if not self.training:
+            return (logits,)
+        stages = (stage2, stage3, stage4, stage5)
+        return logits, *(booster(stage) for booster, stage in zip(self.boosters, stages, strict=True))
 
 
 class Stem(nn.Module):

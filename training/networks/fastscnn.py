@@ -18,7 +18,7 @@ class FastSCNN(nn.Module):
     """Fast-SCNN for pictures of any size.
 
     In training, the features of both branches are classified too, as in the paper, which weighs those losses 0.4; 1.1 M
-    parameters remain afterwards. Their pyramid has one mean over the whole map, which batch normalisation cannot train
+    parameters remain afterwards. The pyramid has one mean over the whole map, which batch normalisation cannot train
     on alone: a batch has at least two pictures.
 
     Args:
@@ -47,15 +47,15 @@ class FastSCNN(nn.Module):
         self.auxiliary_global = nn.Sequential(Convolution(128, 32), *pixel_classifier(32, num_classes))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W), in training three: those of both branches too."""
+        """Map pictures (N, C, H, W) to logits (N, num_classes, H, W); in training, those at 1/8 and 1/32 follow."""
         size = size_of(x)
         detail = self.learning_to_downsample(x)  # 64, 1/8
         context = self.global_features(detail)  # 128, 1/32
         fused = self.fusion(detail, context)  # 128, 1/8
-        logits = [self.classifier(fused)]  # 1/8
-        if self.training:
-            logits += [self.auxiliary_downsample(detail), self.auxiliary_global(context)]  # 1/8, 1/32
-        return tuple(resize(scores, size) for scores in logits)  # 1/1
+        logits = resize(self.classifier(fused), size)  # 1/8, then 1/1
+        if not self.training:
+            return (logits,)
+        return logits, self.auxiliary_downsample(detail), self.auxiliary_global(context)
 
 
 class SeparableConvolution(nn.Sequential):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from segship.runtime.errors import DatasetError
-from segship.training.data.masks import ColorTable, check_ids, read_mask
+from segship.runtime.palettes import DEMO
+from segship.training.data.masks import ColorTable, MaskReader, check_ids, read_mask, renumber
 
 PLACE = Path("somewhere/mask.png")
 COLORS = st.tuples(*[st.integers(0, 255)] * 3)
@@ -71,6 +72,36 @@ def test_colour_masks_give_red_green_blue(tmp_path: Path, mode: str) -> None:
     assert read_mask(tmp_path / "mask.png").tolist() == [[[10, 20, 30], [10, 20, 30]]]
 
 
+@pytest.mark.parametrize("alpha", [0, 254])
+def test_a_colour_mask_that_is_partly_transparent_is_refused(tmp_path: Path, alpha: int) -> None:
+    image = PillowImage.new("RGBA", (3, 2), (10, 20, 30, 255))
+    image.putpixel((1, 1), (10, 20, 30, alpha))
+    image.save(tmp_path / "mask.png")
+    with pytest.raises(DatasetError, match=r"mask\.png: the mask is transparent in 1 pixels; save it as RGB without"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_a_colour_that_stands_for_transparency_counts_as_transparent(tmp_path: Path) -> None:
+    image = PillowImage.new("RGB", (3, 2), (10, 20, 30))
+    image.save(tmp_path / "unused.png", transparency=(1, 2, 3))
+    image.save(tmp_path / "used.png", transparency=(10, 20, 30))
+    assert read_mask(tmp_path / "unused.png")[0, 0].tolist() == [10, 20, 30]
+    with pytest.raises(DatasetError, match=r"used\.png: the mask is transparent in 6 pixels"):
+        read_mask(tmp_path / "used.png")
+
+
+def test_palette_masks_give_their_colours_where_these_are_asked_for(tmp_path: Path) -> None:
+    image = PillowImage.fromarray(np.array([[0, 1, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "mask.png")
+    colors = read_mask(tmp_path / "mask.png", palette_by_color=True)
+    assert colors.tolist() == [[[10, 20, 30], [40, 50, 60], [40, 50, 60]]]
+    image.save(tmp_path / "transparent.png", transparency=bytes([255, 0]))
+    assert read_mask(tmp_path / "transparent.png").tolist() == [[0, 1, 1]]  # ids lose nothing by it
+    with pytest.raises(DatasetError, match="transparent in 2 pixels"):
+        read_mask(tmp_path / "transparent.png", palette_by_color=True)
+
+
 @pytest.mark.parametrize("mode", ["1", "LA", "I;16", "CMYK"])
 def test_masks_of_other_modes_are_refused_naming_the_mode(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "mask.tif"
@@ -129,3 +160,41 @@ def test_an_id_outside_the_classes_is_refused_naming_it_where_and_how_many() -> 
     words = r"mask\.png: label id 11 is outside the classes 0…10 \(4 pixels .* first at row 2, column 5\)"
     with pytest.raises(DatasetError, match=words):
         check_ids(ids, 11, 255, PLACE)
+
+
+def test_a_reader_takes_ids_and_colours_by_the_form_of_the_file(tmp_path: Path) -> None:
+    read = MaskReader(ids=(1, 255, 0), colors=ColorTable({(9, 8, 7): 2, (0, 0, 0): 255}))
+    PillowImage.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "grey.png")
+    PillowImage.fromarray(np.array([[(9, 8, 7), (0, 0, 0)]], np.uint8)).save(tmp_path / "color.png")
+    for name, expected in (("grey", [[1, 255, 0, 255]]), ("color", [[2, 255]])):
+        labels = read(tmp_path / f"{name}.png")
+        assert labels.dtype == np.uint8
+        assert labels.tolist() == expected
+
+
+def test_a_reader_refuses_the_form_that_it_has_no_table_for(tmp_path: Path) -> None:
+    PillowImage.new("L", (2, 2)).save(tmp_path / "grey.png")
+    PillowImage.new("RGB", (2, 2)).save(tmp_path / "color.png")
+    with pytest.raises(DatasetError, match=r"color\.png: a colour mask among index masks; expected grey values 0…2"):
+        MaskReader(ids=(0, 1, 2))(tmp_path / "color.png")
+    with pytest.raises(DatasetError, match=r"grey\.png: a grey or palette mask among colour masks; expected RGB"):
+        MaskReader(colors=ColorTable({}))(tmp_path / "grey.png")
+
+
+@given(st.sets(st.integers(0, 5), max_size=5))
+def test_renumbering_keeps_order_names_and_colours_and_leaves_no_gap(ignore: set[int]) -> None:
+    classes, ids = renumber(DEMO, ignore)
+    assert [new for new in ids if new != 255] == list(range(len(classes)))
+    for old, new in enumerate(ids):
+        assert (new == 255) == (old in ignore)
+        if new != 255:
+            assert (classes.names[new], classes.palette[new]) == (DEMO.names[old], DEMO.palette[old])
+
+
+def test_ignoring_what_is_no_class_or_every_class_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"--ignore 6 is no class id of this dataset; its class ids are 0…5"):
+        renumber(DEMO, (2, 6, 7))
+    with pytest.raises(DatasetError, match=r"--ignore -1 is no class id"):
+        renumber(DEMO, (-1,))
+    with pytest.raises(DatasetError, match=r"0 of 6 classes are left besides void; expected 1…255"):
+        renumber(DEMO, range(6))

@@ -25,8 +25,9 @@ def test_items_are_taken_only_a_few_ahead_of_the_results() -> None:
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in range(1, 10_001):  # that is what is looked at
-            yield taken
+        for item in range(10_000):
+            taken += 1
+            yield item
 
     results = in_parallel(lambda item: item, items())
     for _ in range(10):

@@ -86,9 +86,9 @@ def test_a_picture_is_padded_with_zeros_right_and_below_to_the_next_multiple_of_
     assert torch.equal(logits, whole[:, :, : size[0], : size[1]])
 
 
-def test_fresh_features_keep_the_scale_of_what_comes_in() -> None:
+def test_what_comes_in_does_not_fade_in_fresh_features() -> None:
     torch.manual_seed(0)
     features = vgg_features("vgg19", 3).eval()
     with torch.inference_mode():
         scale = float(features(torch.randn(1, 3, 64, 64)).std())
-    assert 0.1 < scale < 10
+    assert 0.03 < scale < 3

@@ -10,7 +10,7 @@ from torch import nn
 from segship.export.exporter import export
 from segship.runtime.card import Network
 from segship.runtime.errors import CheckpointError
-from segship.training.losses import cross_entropy
+from segship.training.losses import LossConfig, SegmentationLoss
 from segship.training.networks import ARCHITECTURES, build_network, network_options
 
 BuildSmall = Callable[..., nn.Module]
@@ -46,15 +46,18 @@ class TestEveryArchitecture:
         assert (_count(parameters), _count(idle)) == PARAMETERS[arch]
 
     @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-    def test_every_output_has_the_size_of_the_picture(
-        self, arch: str, size: tuple[int, int], build_small: BuildSmall
+    @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+    def test_the_main_output_has_the_size_of_the_picture_and_no_other_is_larger(
+        self, arch: str, size: tuple[int, int], build_small: BuildSmall, *, training: bool
     ) -> None:
-        network = build_small(arch)
+        network = build_small(arch).train(training)
+        batch = 2 if training else 1
         with torch.inference_mode():
-            outputs = network(torch.randn(2, 3, *size)) + network.eval()(torch.randn(1, 3, *size))
-        assert isinstance(outputs, tuple)
-        for logits in outputs:
-            assert logits.shape[1:] == (5, *size)
+            main, *others = network(torch.randn(batch, 3, *size))
+        assert main.shape == (batch, 5, *size)
+        for logits in (main, *others):
+            assert logits.shape[:2] == (batch, 5)
+            assert all(0 < side <= whole for side, whole in zip(logits.shape[2:], size, strict=True))
             assert torch.isfinite(logits).all()
 
     def test_grey_pictures_have_one_channel_going_in(self, arch: str, build_small: BuildSmall) -> None:
@@ -77,8 +80,8 @@ class TestEveryArchitecture:
 
     def test_every_parameter_gets_a_gradient(self, arch: str, build_small: BuildSmall) -> None:
         network = build_small(arch)
-        outputs = network(torch.randn(2, 3, 40, 56))
-        cross_entropy(outputs, torch.randint(0, 5, (2, 40, 56)), 255).backward()
+        loss = SegmentationLoss(LossConfig(), num_classes=5, ignore_index=255)
+        loss(network(torch.randn(2, 3, 40, 56)), torch.randint(0, 5, (2, 40, 56))).backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
@@ -87,12 +90,13 @@ class TestEveryArchitecture:
 
     def test_the_loss_on_one_batch_falls(self, arch: str, build_small: BuildSmall) -> None:
         network = build_small(arch, num_classes=2)
+        segmentation_loss = SegmentationLoss(LossConfig(), num_classes=2, ignore_index=255)
         labels = torch.randint(0, 2, (2, 4, 4)).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
         pictures = labels.unsqueeze(1) + 0.3 * torch.randn(2, 3, 32, 32)
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
         losses = []
         for _ in range(12):
-            loss = cross_entropy(network(pictures), labels, 255)
+            loss = segmentation_loss(network(pictures), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
