@@ -190,11 +190,11 @@ def _network(options: dict[str, Any]) -> "Network":
     arch = options["arch"]
     if arch is None:
         raise click.UsageError("Missing option '--arch': " + ", ".join(ARCHITECTURES) + ".")
+    from segship.training.networks import network_options
+
     given = {name: options[name] for name in ("base_channels", "backbone") if options[name] is not None}
-    if "base_channels" in given and arch != "unet":
-        raise click.UsageError(f"--base-channels scales unet; {arch} has fixed channels")
-    if "backbone" in given and not arch.startswith("fcn"):
-        raise click.UsageError(f"--backbone is for the fcn nets; {arch} has none")
+    if unknown := sorted(set(given) - set(network_options(arch))):
+        raise click.UsageError(f"--{unknown[0].replace('_', '-')} has no use for {arch}; leave it out")
     return Network(arch, given)
 
 

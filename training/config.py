@@ -13,6 +13,7 @@ import tomli_w
 from segship.runtime.card import MAX_TILE_OVERLAP, Network
 from segship.runtime.errors import TrainingError
 from segship.runtime.files import write_text
+from segship.runtime.preprocess import MAX_SIDE_PX
 from segship.runtime.strict import parse
 from segship.training.augment import PRESETS, AugmentConfig
 from segship.training.data import DataOptions
@@ -23,6 +24,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Unit = Literal["epochs", "steps"]
 
 MAX_CONFIG_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 8
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,17 @@ class TrainConfig:
         Raises:
             TrainingError: naming the value and what was expected.
         """
-        for name in ("epochs", "batch_size", "validate_every", "keep"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("epochs", "batch_size", "validate_every", "workers", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name} is {value}; expected at least 1")
         for name in ("patience", "seed", "cache_mb"):
             if getattr(self, name) < 0:
                 raise TrainingError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("size", "crop"):
             side = getattr(self, name)
-            if side is not None and min(side) < 1:
-                raise TrainingError(f"{name} is {side[0]}×{side[1]}; expected at least one pixel")
+            if side is not None and not all(1 <= length <= MAX_SIDE_PX for length in side):
+                raise TrainingError(f"{name} is {side[0]}×{side[1]}; expected 1…{MAX_SIDE_PX} pixels a side")
         if self.size and self.crop:
             raise TrainingError("size and crop are both given; a run trains on whole pictures or on crops of them")
         if not 0 <= self.rare_crops <= 1:
@@ -118,7 +121,7 @@ def read_text(path: Path) -> str:
         TrainingError: if it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return file.read(MAX_CONFIG_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} cannot be read as a configuration ({error})") from error
@@ -134,12 +137,12 @@ def read_config(text: str, origin: str) -> dict[str, Any]:
         raise TrainingError(f"{origin} has {len(text)} characters; expected a configuration of at most 1 MiB")
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
         raise TrainingError(f"{origin} is no valid TOML ({error})") from error
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Parse ``key=value`` as ``--set`` takes it; the value is TOML, or else a plain string.
+    """Parse ``key=value`` as ``--set`` takes it; the value is TOML, or else a plain string, as is a date.
 
     Raises:
         TrainingError: if there is no ``=``.
@@ -148,9 +151,11 @@ def setting(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise TrainingError(f"--set {text}: expected key=value, such as optimizer.ema=0.999")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
         return key, value
+    is_value = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
+    return key, parsed["value"] if is_value else value
 
 
 def merged(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,14 +164,15 @@ def merged(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     Raises:
         TrainingError: if a key leads through something that is no table.
     """
-    result = _copy(values)
+    result = dict(values)
     for key, value in settings.items():
         table = result
         *path, name = key.split(".")
         for step in path:
-            table = table.setdefault(step, {})
-            if not isinstance(table, dict):
+            inner = table.get(step, {})
+            if not isinstance(inner, Mapping):
                 raise TrainingError(f"{key} cannot be set: {step} is a value, not a table")
+            table[step] = table = dict(inner)
         table[name] = value
     return result
 
@@ -179,19 +185,27 @@ def build_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         TrainingError: naming the key, its value and what was expected.
     """
-    values = _copy(values)
+    _check_plain(values, "configuration")
     knobs = values.get("augment")
-    if isinstance(knobs, dict) and "preset" in knobs:
-        preset = knobs.pop("preset")
-        if preset not in PRESETS:
-            raise TrainingError(f"augment.preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-        values["augment"] = dataclasses.asdict(PRESETS[preset]) | knobs
+    if isinstance(knobs, Mapping) and "preset" in knobs:
+        own = {name: value for name, value in knobs.items() if name != "preset"}
+        values = {**values, "augment": dataclasses.asdict(_preset(knobs["preset"])) | own}
     return parse(TrainConfig, values, "configuration", TrainingError)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write a configuration as TOML, enough to repeat the run."""
-    write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(config))))
+    """Write a configuration as TOML, enough to repeat the run.
+
+    Raises:
+        TrainingError: if it names a file whose name is no Unicode, which TOML cannot hold.
+        OutputError: if it cannot be written.
+    """
+    try:
+        write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(config))))
+    except UnicodeEncodeError as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error.object!a} is no Unicode, which TOML cannot hold; rename that file or folder"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -200,10 +214,21 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TrainingError(f"the configuration holds {value}; expected finite numbers")
     return str(value) if isinstance(value, Path) else value
 
 
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in values.items()}
+def _preset(name: object) -> AugmentConfig:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise TrainingError(f"augment.preset is {name!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _check_plain(value: object, where: str, depth: int = 0) -> None:
+    """Refuse what no configuration has and what even a message about it would stumble over."""
+    if depth > MAX_DEPTH:
+        raise TrainingError(f"{where} lies {depth} tables deep; expected at most {MAX_DEPTH}")
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise TrainingError(f"{where} is an integer of {value.bit_length()} bits; expected at most 63")
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_plain(item, f"{where}.{key}", depth + 1)

@@ -60,14 +60,6 @@ class World:
         """Return this process's part of a list."""
         return indices[self.rank :: self.size]
 
-    def first_tells(self, value: Any) -> Any:
-        """Return process 0's value in every process; a plain one, that can be pickled."""
-        if self.size == 1:
-            return value
-        told = [value]
-        dist.broadcast_object_list(told, src=0)
-        return told[0]
-
     def close(self) -> None:
         """Leave the group of processes."""
         if self.size > 1:

@@ -160,16 +160,15 @@ class Run:
         ):
             while self.position.step < self.total_steps and not self._is_stuck():
                 self._epoch(loader, events)
+        if self._is_stuck():
+            self.progress.note(f"ended early: {config.patience} validations brought no better mIoU")
         if self.position.best is None:
             raise TrainingError("no validation was done")
         records = self.position.records
         return TrainResult(records[self.position.best], self.out / BEST_CHECKPOINT, records)
 
     def _is_stuck(self) -> bool:
-        stuck = 0 < self.config.patience <= self.position.validations_since_best
-        if stuck:
-            self.progress.note(f"ended early: {self.config.patience} validations brought no better mIoU")
-        return stuck
+        return 0 < self.config.patience <= self.position.validations_since_best
 
     def _event_log(self) -> contextlib.AbstractContextManager["EventLog | None"]:
         if self.config.tensorboard and self.world.is_first:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from segship.training.networks import build_network
 from segship.training.optimisation import OptimizerConfig
 from segship.training.progress import Progress
 
-DEEPEST_STRIDE: Final = 32
 MOMENTS: Final = {"adamw": 2, "adam": 2, "sgd": 1}
 
 
@@ -65,8 +63,9 @@ def set_up(config: TrainConfig, progress: Progress) -> Setup:
     for _ in in_parallel(split.val.__getitem__, range(len(split.val))):  # a bad one would end the run much later
         progress.advance()
     card = make_card(config, split)
-    check_batch_norm(card.preprocess.size, min(config.batch_size, len(split.train)))
-    progress.begin("counting classes", len(split.train))
+    check_network(config, card, min(config.batch_size, len(split.train)))
+    if config.crop is not None or config.loss.class_weights == "auto":
+        progress.begin("counting classes", len(split.train))
     weights = resolve_class_weights(config.loss.class_weights, split.train, progress.advance)
     rarity = None
     if config.crop is not None:
@@ -141,16 +140,32 @@ def make_network(config: TrainConfig, card: ModelCard, progress: Progress) -> nn
     return network
 
 
-def check_batch_norm(size: tuple[int, int], batch_size: int) -> None:
-    """Refuse a batch that leaves the deepest batch normalisation a single value.
+def check_network(config: TrainConfig, card: ModelCard, batch_size: int) -> None:
+    """Refuse what the network cannot be trained with; without values, so that it takes no time.
+
+    Args:
+        config: of the run.
+        card: of the network.
+        batch_size: pictures that batch normalisation sees together.
 
     Raises:
-        TrainingError: naming the size.
+        TrainingError: if batch normalisation would see a single value, or the outputs have not the weights given.
     """
-    if batch_size * math.prod(math.ceil(side / DEEPEST_STRIDE) for side in size) < 2:
+    form = card.preprocess
+    with torch.device("meta"):
+        network = build_network(config.network, num_classes=card.num_logits, in_channels=form.channels)
+        try:
+            outputs = network.train()(torch.empty(batch_size, form.channels, *form.size))
+        except ValueError as error:
+            raise TrainingError(
+                f"a batch of {batch_size} of {form.size[0]}×{form.size[1]} pixels leaves a batch normalisation of "
+                f"{config.network.arch} a single value; take a larger --batch-size, --size or --crop"
+            ) from error
+    weights = config.loss.output_weights
+    if weights and len(weights) != len(outputs):
         raise TrainingError(
-            f"one picture of {size[0]}×{size[1]} pixels leaves the deepest batch normalisation a single value; "
-            "take a larger --size or --batch-size"
+            f"loss.output_weights has {len(weights)} values, and {config.network.arch} has {len(outputs)} outputs in "
+            "training; expected one for each"
         )
 
 

@@ -263,6 +263,23 @@ class _Tiny(nn.Module):
         self.down1 = nn.ModuleList([nn.Conv2d(1, 4, 1)])
 
 
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+def test_a_file_with_damaged_bytes_is_read_or_is_one_error(tmp_path: Path, new_format: bool) -> None:
+    torch.save({"down1.0.bias": torch.rand(4)}, tmp_path / "whole.pth", _use_new_zipfile_serialization=new_format)
+    whole = np.frombuffer((tmp_path / "whole.pth").read_bytes(), np.uint8)
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(100):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 3)] = rng.integers(0, 256, 3, np.uint8)
+        (tmp_path / "damaged.pth").write_bytes(damaged.tobytes())
+        try:
+            initialise(_Tiny(), tmp_path / "damaged.pth")
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
 def test_a_cut_safetensors_file_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     whole = tiny_checkpoint.read_bytes()
     for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
