@@ -1,1 +1,1 @@
-"""Measures what ships. Each module is a script: ``python -m segship.benchmarks.NAME --help``."""
+"""Measures what ships, by scripts: ``python -m segship.benchmarks.NAME --help``."""

@@ -2,19 +2,21 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 import segship
 from segship.runtime.console import SizeType, run
-from segship.runtime.errors import OutputError, require
+from segship.runtime.errors import EXIT_ERROR, OutputError, SegshipError, require
 
 if TYPE_CHECKING:
     from segship.runtime.card import Network
     from segship.training.config import TrainConfig
+    from segship.training.data import DataOptions
     from segship.training.progress import Progress
     from segship.training.run import TrainResult
 
@@ -24,6 +26,33 @@ ARCHITECTURES = (
     *("fastscnn", "bisenetv2"),
 )
 BACKBONES = ("vgg11", "vgg13", "vgg16", "vgg19")
+
+_DATA: Final = {"data", "images", "val_fraction", "ignore"}
+_TAKEN: Final = {
+    "resume": {"device", "workers"},
+    "evaluated": {*_DATA, "device", "config_file", "settings", "out"},
+    "check_data": {*_DATA, "out"},
+    "summary": {*_DATA, "arch", "base_channels", "backbone", "size", "crop", "num_classes"},
+}
+_REFUSED: Final = {
+    "preview": {"out", "overwrite", "num_classes", *_TAKEN},
+    "train": {"num_classes", *_TAKEN, "preview"},
+}
+"""What each way to use the command has a use for, or has none for."""
+
+_KEYS: Final = {
+    "images": "data_options.images",
+    "val_fraction": "data_options.val_fraction",
+    "ignore": "data_options.ignore",
+    "arch": "network.arch",
+    "base_channels": "network.options.base_channels",
+    "backbone": "network.options.backbone",
+    "lr": "optimizer.learning_rate",
+    "loss": "loss.terms",
+    "class_weights": "loss.class_weights",
+    "augment": "augment.preset",
+}
+"""The keys of options that are not called like them."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -66,206 +95,227 @@ BACKBONES = ("vgg11", "vgg13", "vgg16", "vgg19")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors and the result.")
 @click.version_option(segship.__version__)
-def seg_train(
-    *,
-    out: Path | None,
-    overwrite: bool,
-    resume: Path | None,
-    evaluated: Path | None,
-    check_data: bool,
-    preview: Path | None,
-    summary: bool,
-    num_classes: int | None,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
-) -> None:
+def seg_train(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a segmentation network and keep its best weights as a checkpoint that describes itself."""
-    if check_data:
-        return _check_data(options, out, as_json=as_json, quiet=quiet)
+    mode = _mode(options)
+    if mode == "check_data":
+        _check_data(options, as_json=as_json, quiet=quiet)
+        return
     for module in ("torch", "safetensors", "matplotlib", "tomli_w"):
         require(module, extra="train", purpose="seg-train")
-    if resume is not None:
-        return _resume(resume, options, as_json=as_json, quiet=quiet)
-    if evaluated is not None:
-        return _evaluate(evaluated, options, out, as_json=as_json, quiet=quiet)
-    if summary:
-        return _summarise(options, num_classes, as_json=as_json)
-    config = _configuration(options)
-    if preview is not None:
-        return _preview(config, preview, quiet=quiet)
-    if out is None:
-        raise click.UsageError("Missing option '--out': the folder to write the run to.")
-    return _train(config, out, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    with _one_voice():
+        match mode:
+            case "resume":
+                _resume(options, as_json=as_json, quiet=quiet)
+            case "evaluated":
+                _evaluate(options, as_json=as_json, quiet=quiet)
+            case "summary":
+                _summarise(options, as_json=as_json)
+            case "preview":
+                _preview(options, quiet=quiet)
+            case "train":
+                _train(options, as_json=as_json, quiet=quiet)
 
 
-def _train(config: "TrainConfig", out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def _mode(options: Mapping[str, Any]) -> str:
+    """Return what is asked for; refuse options that it has no use for."""
+    given = _given(options).keys()
+    mode = next((name for name in (*_TAKEN, "preview") if name in given), "train")
+    useless = given & _REFUSED[mode] if mode in _REFUSED else given - _TAKEN[mode]
+    if useless - {mode}:
+        flags = {param.name: param.opts[0] for param in click.get_current_context().command.params}
+        raise click.UsageError(
+            f"{flags.get(mode, 'training')} has no use for {flags[min(useless - {mode})]}; leave it out"
+        )
+    return mode
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+
+
+def _train(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
     from segship.training.trainer import earlier_run, train
 
-    if earlier_run(out) and not overwrite:
+    config, out = _configuration(options), options["out"]
+    if out is None:
+        raise click.UsageError("Missing option '--out': the folder to write the run to.")
+    if earlier_run(out) and not options["overwrite"]:
         raise OutputError(
             f"{out} already holds a run; go on with it by --resume {out}, choose another --out, or add --overwrite"
         )
-    with _progress(quiet=quiet) as progress, _hint_at_resuming(out):
+    with _progress(quiet=quiet) as progress:
         result = train(config, out, progress)
     _tell(result, out, as_json=as_json, quiet=quiet)
 
 
-def _resume(out: Path, options: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
-    given = sorted(name for name, value in options.items() if value not in (None, ()))
-    if others := [name for name in given if name not in ("device", "workers")]:
-        raise click.UsageError(
-            f"--resume goes on with the run as it was configured; leave out --{others[0].replace('_', '-')}"
-        )
+def _resume(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
     from segship.training.trainer import resume
 
-    with _progress(quiet=quiet) as progress, _hint_at_resuming(out):
-        result = resume(out, progress, device=options["device"], workers=options["workers"])
-    _tell(result, out, as_json=as_json, quiet=quiet)
+    with _progress(quiet=quiet) as progress:
+        result = resume(options["resume"], progress, device=options["device"], workers=options["workers"])
+    _tell(result, options["resume"], as_json=as_json, quiet=quiet)
 
 
-def _evaluate(checkpoint: Path, options: dict[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _evaluate(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    from segship.runtime.errors import TrainingError
+    from segship.runtime.strict import parse
+    from segship.training.data import DataOptions
     from segship.training.evaluate import evaluate
 
-    if not options["data"]:
-        raise click.UsageError("Missing option '--data': what --eval measures on.")
+    values = _values(options)
+    if not isinstance(data := values.get("data"), str):
+        raise click.UsageError("Missing option '--data' (or data in a --config file): what --eval measures on.")
+    data_options = parse(DataOptions, values.get("data_options", {}), "configuration.data_options", TrainingError)
     with _progress(quiet=quiet) as progress:
         report = evaluate(
-            checkpoint, options["data"], _data_options(options), options["device"] or "auto", out, progress
+            options["evaluated"], data, data_options, options["device"] or "auto", options["out"], progress
         )
     click.echo(report.to_json() if as_json else report.to_text())
 
 
-def _check_data(options: dict[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from segship.runtime.errors import EXIT_ERROR
+def _check_data(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Check a dataset; without PyTorch."""
     from segship.training.data import open_dataset
     from segship.training.data.check import check_dataset
     from segship.training.data.sheet import draw_contact_sheet
+    from segship.training.progress import ConsoleProgress
 
     if not options["data"]:
         raise click.UsageError("Missing option '--data': what --check-data reads.")
-    split = open_dataset(options["data"], _data_options(options))
-    with _progress(quiet=quiet) as progress:
+    split, out = open_dataset(options["data"], _data_options(options)), options["out"]
+    with ConsoleProgress(quiet=quiet) as progress:
         progress.begin("reading", len(split.train) + len(split.val))
         report = check_dataset(split, progress.advance)
-    sheet = (out or Path()) / "check-data.png"
-    draw_contact_sheet(split, sheet)
-    click.echo(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else f"{report.to_text()}\n{sheet}")
+    click.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
+    if out is not None:
+        sheet = out / "check-data.png"
+        draw_contact_sheet(split, sheet)
+        if not as_json:
+            click.echo(sheet)
     if not report.ok:
         click.get_current_context().exit(EXIT_ERROR)
 
 
-def _summarise(options: dict[str, Any], num_classes: int | None, *, as_json: bool) -> None:
+def _summarise(options: Mapping[str, Any], *, as_json: bool) -> None:
     import torch
 
+    from segship.training.data import open_dataset
     from segship.training.networks import build_network
     from segship.training.summary import summarise
 
-    channels, size = 3, options["size"] or options["crop"] or (360, 480)
-    if num_classes is None:
-        if not options["data"]:
-            raise click.UsageError("Missing option '--num-classes' (or '--data', which tells): what --summary counts.")
-        from segship.training.data import open_dataset
-
+    channels, size, num_classes = 3, options["size"] or options["crop"] or (360, 480), options["num_classes"]
+    if options["data"]:
         train = open_dataset(options["data"], _data_options(options)).train
-        num_classes, channels = len(train.classes), train.channels
+        channels, num_classes = train.channels, num_classes or len(train.classes)
+    elif num_classes is None:
+        raise click.UsageError("Missing option '--num-classes' (or '--data', which tells): what --summary counts.")
     with torch.device("meta"):
         network = build_network(_network(options), num_classes=num_classes, in_channels=channels)
     report = summarise(network, channels, size)
     click.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
 
 
-def _preview(config: "TrainConfig", path: Path, *, quiet: bool) -> None:
+def _preview(options: Mapping[str, Any], *, quiet: bool) -> None:
     from segship.training.augment_preview import draw_preview
     from segship.training.setup import set_up
 
+    config = _configuration(options)
     with _progress(quiet=quiet) as progress:
-        draw_preview(path, config, set_up(config, progress))
-    click.echo(path)
+        draw_preview(options["preview"], config, set_up(config, progress))
+    click.echo(options["preview"])
 
 
-def _network(options: dict[str, Any]) -> "Network":
+def _network(options: Mapping[str, Any]) -> "Network":
     from segship.runtime.card import Network
 
-    arch = options["arch"]
-    if arch is None:
+    if options["arch"] is None:
         raise click.UsageError("Missing option '--arch': " + ", ".join(ARCHITECTURES) + ".")
-    from segship.training.networks import network_options
-
-    given = {name: options[name] for name in ("base_channels", "backbone") if options[name] is not None}
-    if unknown := sorted(set(given) - set(network_options(arch))):
-        raise click.UsageError(f"--{unknown[0].replace('_', '-')} has no use for {arch}; leave it out")
-    return Network(arch, given)
-
-
-def _data_options(options: dict[str, Any]) -> Any:
-    from segship.training.data import DataOptions
-
-    return DataOptions(
-        images=options["images"],
-        val_fraction=options["val_fraction"],
-        split_seed=options["seed"] or 0,
-        ignore=options["ignore"],
+    _refuse_options_of_others(options["arch"], options)
+    return Network(
+        options["arch"], {name: options[name] for name in ("base_channels", "backbone") if options[name] is not None}
     )
 
 
-def _configuration(options: dict[str, Any]) -> "TrainConfig":
-    """Put together the file of ``--config``, ``--set`` over it, and the other options over both."""
-    from segship.training.config import build_config, merged, read_config, read_text, setting
+def _refuse_options_of_others(arch: str, options: Mapping[str, Any]) -> None:
+    from segship.training.networks import network_options
 
-    path = options["config_file"]
-    values = {} if path is None else read_config(read_text(path), str(path))
-    values = merged(values, dict(setting(text) for text in options["settings"]))
-    keys = {
-        "images": "data_options.images",
-        "val_fraction": "data_options.val_fraction",
-        "ignore": "data_options.ignore",
-        "arch": "network.arch",
-        "base_channels": "network.options.base_channels",
-        "backbone": "network.options.backbone",
-        "lr": "optimizer.learning_rate",
-        "loss": "loss.terms",
-        "class_weights": "loss.class_weights",
-        "augment": "augment.preset",
-    }
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    if "arch" in given:
-        _network(options)
-        values = merged(values, {"network": {"arch": given["arch"]}})
-    if "crop" in given:
-        values.pop("size", None)
-    if "size" in given:
-        values.pop("crop", None)
-    flags = {keys.get(name, name): value for name, value in given.items() if name not in ("config_file", "settings")}
-    values = merged(values, flags)
+    given = {name for name in ("base_channels", "backbone") if options[name] is not None}
+    if unknown := sorted(given - set(network_options(arch))):
+        raise click.UsageError(f"--{unknown[0].replace('_', '-')} has no use for {arch}; leave it out")
+
+
+def _data_options(options: Mapping[str, Any]) -> "DataOptions":
+    from segship.training.data import DataOptions
+
+    return DataOptions(images=options["images"], val_fraction=options["val_fraction"], ignore=options["ignore"])
+
+
+def _configuration(options: Mapping[str, Any]) -> "TrainConfig":
+    from segship.training.config import build_config
+
+    values = _values(options)
     for key, flag in (("data", "--data"), ("network", "--arch")):
         if key not in values:
             raise click.UsageError(f"Missing option '{flag}' (or {key} in a --config file).")
-    return build_config(values)
+    config = build_config(values)
+    _refuse_options_of_others(config.network.arch, options)
+    return config
+
+
+def _values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together the file of ``--config``, ``--set`` over it, and the other options over both."""
+    from segship.training.config import merged, read_config, read_text, setting
+
+    path = options["config_file"]
+    values = {} if path is None else read_config(read_text(path), str(path))
+    settings = dict(setting(text) for text in options["settings"])
+    no_keys = {"config_file", "settings", "out", "overwrite", "preview", "evaluated"}
+    flags = {_KEYS.get(name, name): value for name, value in _given(options).items() if name not in no_keys}
+    return merged(merged(_without_overruled(values, settings | flags), settings), flags)
+
+
+def _without_overruled(values: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a file says of another network, another preset or the other kind of size than is asked for."""
+    network = values.get("network")
+    arch = network.get("arch") if isinstance(network, dict) else None
+    overruled = {
+        "network": over.get("network.arch", arch) != arch,
+        "augment": "augment.preset" in over,
+        "size": "crop" in over,
+        "crop": "size" in over,
+    }
+    return {key: value for key, value in values.items() if not overruled.get(key, False)}
+
+
+def _is_first_process() -> bool:
+    """Whether this process is the one that talks, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of processes that fail alike before they know of each other, let only the first say so."""
+    try:
+        yield
+    except (SegshipError, click.ClickException):
+        from segship.training.distributed import has_joined
+
+        if _is_first_process() or has_joined():
+            raise
+        raise SystemExit(EXIT_ERROR) from None
 
 
 @contextlib.contextmanager
 def _progress(*, quiet: bool) -> Iterator["Progress"]:
-    from segship.training.distributed import is_first_process
     from segship.training.progress import ConsoleProgress
 
-    with ConsoleProgress(quiet=quiet or not is_first_process()) as progress:
+    with ConsoleProgress(quiet=quiet or not _is_first_process()) as progress:
         yield progress
 
 
-@contextlib.contextmanager
-def _hint_at_resuming(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; go on with: seg-train --resume {out}", err=True)
-        raise
-
-
 def _tell(result: "TrainResult", out: Path, *, as_json: bool, quiet: bool) -> None:
-    from segship.training.distributed import is_first_process
-
-    if not is_first_process():
+    if not _is_first_process():
         return
     if as_json:
         totals = {name: None if value != value else value for name, value in result.scores.summary().items()}

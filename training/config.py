@@ -1,7 +1,6 @@
 """Everything that decides a training run, as one validated value and as TOML."""
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -203,8 +202,9 @@ def write_config(path: Path, config: TrainConfig) -> None:
     try:
         write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(config))))
     except UnicodeEncodeError as error:
+        line = error.object[: error.end].rpartition("\n")[2]
         raise TrainingError(
-            f"{path} cannot be written: {error.object!a} is no Unicode, which TOML cannot hold; rename that file or folder"
+            f"{path} cannot be written: a name in {line!a} is no Unicode, as TOML is; rename that file or folder"
         ) from error
 
 

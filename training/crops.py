@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -43,14 +44,14 @@ class Cropper:
 
     def _rare_pixel(self, labels: NDArray[Any], rng: Generator) -> tuple[int, int] | None:
         """Choose a class of the picture by its rarity, then a pixel of that class."""
-        present = np.bincount(labels.ravel(), minlength=len(self.rarity))[: len(self.rarity)] > 0
+        present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()[: len(self.rarity)] > 0
         weights = self.rarity * present
         if not weights.any():
             return None
-        chosen = rng.choice(len(weights), p=weights / weights.sum())
-        places = np.flatnonzero(labels == chosen)
-        row, column = np.unravel_index(int(rng.choice(places)), labels.shape)
-        return int(row), int(column)
+        chosen = labels == rng.choice(len(weights), p=weights / weights.sum())
+        in_row = np.count_nonzero(chosen, axis=1)  # the places of all pixels would be eight times the picture's memory
+        row = int(rng.choice(len(in_row), p=in_row / in_row.sum()))
+        return row, int(rng.choice(np.flatnonzero(chosen[row])))
 
 
 def _start(whole: int, part: int, around: int | None, rng: Generator) -> int:

@@ -7,7 +7,8 @@ Dice's sums are those of the whole batch through :meth:`World.total`, which grad
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -15,21 +16,29 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segship.runtime.errors import DeviceError
+from segship.runtime.errors import EXIT_ERROR, EXIT_INTERRUPTED, DeviceError, TrainingError, one_line
 from segship.training.device import pick_device
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store  # not in every build of PyTorch
 
 
 class World:
     """The processes of a run, and which of them this one is.
 
+    It is a context manager. Where one process fails, the others do, too, if only since it is gone: the error of the
+    first that fails is raised, and the others end in silence, by ``SystemExit``.
+
     Args:
         rank: number of this process, from 0; process 0 is the one that writes.
         size: number of processes.
         device: that this process computes on.
+        store: that the processes share, if there are several.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device, store: "Store | None" = None) -> None:
         self.rank, self.size, self.device = rank, size, device
+        self._store = store
 
     @property
     def is_first(self) -> bool:
@@ -60,10 +69,18 @@ class World:
         """Return this process's part of a list."""
         return indices[self.rank :: self.size]
 
-    def close(self) -> None:
-        """Leave the group of processes."""
-        if self.size > 1:
-            dist.destroy_process_group()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._store is None:
+            return
+        if error is None:
+            dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
+        elif not _is_first_to_fail(self._store):
+            raise SystemExit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_ERROR) from error
 
 
 def join_world(device: str) -> World:
@@ -74,9 +91,12 @@ def join_world(device: str) -> World:
             its local rank.
 
     Raises:
-        DeviceError: if the device is not there.
+        DeviceError: if the device is not there, or the processes do not find each other.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise DeviceError(f"WORLD_SIZE is {given!r}; expected the number of processes, as torchrun sets it")
+    size = int(given)
     if size == 1:
         return World(0, 1, pick_device(device))
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -85,13 +105,22 @@ def join_world(device: str) -> World:
     chosen = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    return World(dist.get_rank(), size, chosen)
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"WORLD_SIZE is {given}, and the processes did not find each other ({one_line(error)}); start them by "
+            "torchrun or accelerate launch"
+        ) from error
+    return World(rank, size, chosen, store)
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes and talks; known before the processes have joined."""
-    return os.environ.get("RANK", "0") == "0"
+def has_joined() -> bool:
+    """Whether this process belongs to a group of several, which it does until it has left it without an error."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def share_batch_norm(network: nn.Module, world: World) -> None:
@@ -156,5 +185,18 @@ class _Total(torch.autograd.Function):
 
 def _sum(share: Tensor) -> Tensor:
     whole = share.detach().clone().contiguous()
-    dist.all_reduce(whole)
+    try:
+        dist.all_reduce(whole)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"another process of the run is gone or cannot be reached ({one_line(error)}); the run goes on from its "
+            "last state by --resume"
+        ) from error
     return whole
+
+
+def _is_first_to_fail(store: "Store") -> bool:
+    try:
+        return bool(store.add("segship: processes that failed", 1) == 1)
+    except RuntimeError:  # the store was in a process that is gone: it has failed before
+        return False

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import DatasetError
 from segship.training.checkpoint import load_checkpoint
 from segship.training.data import DataOptions, open_dataset
 from segship.training.device import pick_device
 from segship.training.metrics import ConfusionMatrix
 from segship.training.progress import Progress
 from segship.training.scores_report import Fact, report_of, table, write_report
+from segship.training.setup import check_kind
 from segship.training.validate import measure
 
 
@@ -31,8 +31,8 @@ class Evaluation:
     facts: dict[str, Fact]
 
     def to_json(self) -> str:
-        """Return what ``report.json`` holds, on one line."""
-        return json.dumps(report_of(self.matrix, self.card, self.facts), ensure_ascii=False)
+        """Return what ``report.json`` holds, on one line of ASCII."""
+        return json.dumps(report_of(self.matrix, self.card, self.facts))
 
     def to_text(self) -> str:
         """Return the table for people."""
@@ -58,17 +58,7 @@ def evaluate(
     """
     network, card = load_checkpoint(checkpoint)
     dataset = open_dataset(data, options).val
-    if dataset.classes.names != card.class_names:
-        raise DatasetError(
-            f"{checkpoint} knows the classes {', '.join(card.class_names)}, and {data} has "
-            f"{', '.join(dataset.classes.names)}; expected the same"
-        )
-    form = card.preprocess
-    if (dataset.channels, dataset.depth) != (form.channels, form.depth):
-        raise DatasetError(
-            f"{checkpoint} takes pictures of {form.channels} channels and {form.depth}, and those of {data} have "
-            f"{dataset.channels} and {dataset.depth}; expected the same"
-        )
+    check_kind(dataset, data, card, str(checkpoint))
     chosen = pick_device(device)
     progress.begin("measuring", len(dataset))
     start = time.perf_counter()

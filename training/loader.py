@@ -13,6 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from torch import Tensor
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
 from segship.training.crops import Cropper
 from segship.training.data import Dataset, Sample, spread_evenly
+from segship.training.data.parallel import in_parallel
 
 BATCHES_AHEAD: Final = 2
 STATISTICS_SAMPLES: Final = 400
@@ -110,7 +112,7 @@ class Loader:
             image, labels = sample.image, sample.labels
         planes = image.transpose(2, 0, 1)
         planes = planes.astype(np.int32) if planes.dtype == np.uint16 else planes  # torch has few operations on uint16
-        return torch.from_numpy(np.ascontiguousarray(planes)), torch.from_numpy(np.ascontiguousarray(labels))
+        return _tensor(planes), _tensor(labels)
 
     def _sample(self, index: int) -> Sample:
         kept = self._kept.get(index)
@@ -128,8 +130,8 @@ class Loader:
         return sample
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads; one that is just reading a sample is waited for."""
+        self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
@@ -147,17 +149,22 @@ def channel_statistics(dataset: Dataset, preprocess: Preprocess | None) -> tuple
         dataset: to read from.
         preprocess: whose geometry is applied; None: pictures at their own size.
     """
-    count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
-    for index in spread_evenly(len(dataset), STATISTICS_SAMPLES):
+
+    def moments(index: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
         image = dataset[index].image
         image = preprocess.geometry(image) if preprocess else image
-        values = image.reshape(-1, dataset.channels) / FULL_SCALE[dataset.depth]
-        count += len(values)
-        total += values.sum(axis=0)
-        squares += np.square(values).sum(axis=0)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        mean, std = (part.ravel() / FULL_SCALE[dataset.depth] for part in cv2.meanStdDev(image))
+        return image.shape[0] * image.shape[1], mean, std**2 + mean**2
+
+    every = in_parallel(moments, spread_evenly(len(dataset), STATISTICS_SAMPLES))
+    pixels, means, squares = (np.array(column) for column in zip(*every, strict=True))
+    mean, square = np.average(means, axis=0, weights=pixels), np.average(squares, axis=0, weights=pixels)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
     return _rounded(mean), _rounded(np.maximum(std, 1e-3))  # a constant channel must not be blown up to noise
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.require(values, None, ("C", "W")))  # PyTorch warns of arrays that cannot be written to
 
 
 def _rounded(values: NDArray[Any]) -> tuple[float, ...]:

@@ -91,7 +91,7 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """Return the learning rate of a step, counted from 0."""
     if config.schedule == "one-cycle":
-        return config.learning_rate * _one_cycle(step / max(1, total_steps - 1))
+        return config.learning_rate * _one_cycle(min(1.0, step / max(1, total_steps - 1)))
     warm_up = round(config.warm_up * total_steps)
     if step < warm_up:
         return config.learning_rate * (step + 1) / warm_up

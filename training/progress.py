@@ -1,13 +1,14 @@
 """What a training run tells of itself while it goes on."""
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from segship.training.report import EpochRecord
+if TYPE_CHECKING:
+    from segship.training.report import EpochRecord  # needs PyTorch, which a check of data does not
 
 
 class Progress:
@@ -19,7 +20,7 @@ class Progress:
     def advance(self, loss: float | None = None) -> None:
         """One step is done; one of training had this loss."""
 
-    def record(self, record: EpochRecord, *, is_best: bool) -> None:
+    def record(self, record: "EpochRecord", *, is_best: bool) -> None:
         """An epoch, or what lies between two validations, is done."""
 
     def note(self, text: str) -> None:
@@ -34,7 +35,7 @@ class ConsoleProgress(Progress):
     """
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,7 +66,7 @@ class ConsoleProgress(Progress):
         """Move the bar."""
         self._bar.update(self._task, advance=1, loss="" if loss is None else f"loss {loss:.4f}")
 
-    def record(self, record: EpochRecord, *, is_best: bool) -> None:
+    def record(self, record: "EpochRecord", *, is_best: bool) -> None:
         """Print the record's line."""
         parts = [f"epoch {record.epoch:3}", f"loss {record.train_loss:.4f}"]
         if record.scores is not None:

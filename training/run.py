@@ -32,7 +32,7 @@ from segship.training.progress import Progress
 from segship.training.report import EpochRecord, draw_curves, draw_samples, write_metrics
 from segship.training.scores_report import Fact, write_report
 from segship.training.setup import Setup
-from segship.training.state import STATES, SavedState, save_state, state_path, states
+from segship.training.state import SavedState, save_state, state_path, states
 from segship.training.tensorboard import EVENTS, EventLog
 from segship.training.validate import measure
 
@@ -154,14 +154,27 @@ class Run:
         workers = config.workers or min(MOST_WORKERS, os.cpu_count() or 1)
         form, cropper = self.card.preprocess, setup.cropper(config)
         with (
-            _clear_memory_errors(config, form.size),
+            self._hint_where_interrupted(),
             Loader(setup.split.train, form, cropper, workers=workers, cache_mb=config.cache_mb) as loader,
             self._event_log() as events,
         ):
-            while self.position.step < self.total_steps and not self._is_stuck():
+            while not self.is_over:
                 self._epoch(loader, events)
         if self._is_stuck():
             self.progress.note(f"ended early: {config.patience} validations brought no better mIoU")
+        return self.result()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.position.step >= self.total_steps or self._is_stuck()
+
+    def result(self) -> TrainResult:
+        """Return what the run came to so far.
+
+        Raises:
+            TrainingError: if nothing was validated yet.
+        """
         if self.position.best is None:
             raise TrainingError("no validation was done")
         records = self.position.records
@@ -169,6 +182,14 @@ class Run:
 
     def _is_stuck(self) -> bool:
         return 0 < self.config.patience <= self.position.validations_since_best
+
+    @contextlib.contextmanager
+    def _hint_where_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.progress.note(f"go on with: seg-train --resume {self.out}")
+            raise
 
     def _event_log(self) -> contextlib.AbstractContextManager["EventLog | None"]:
         if self.config.tensorboard and self.world.is_first:
@@ -187,10 +208,11 @@ class Run:
                 waiting = time.perf_counter()
                 micro_batches = [next(batches) for _ in range(self.accumulate)]
                 waited += time.perf_counter() - waiting
-                loss = self._step(micro_batches)
+                rate = self._learning_rate()
+                loss = self.step(micro_batches, rate)
                 self.progress.advance(loss)
                 if events is not None:
-                    events.training_step(self.position.step, loss=loss, learning_rate=self._learning_rate())
+                    events.training_step(self.position.step, loss=loss, learning_rate=rate)
                 if self._is_milestone():
                     seconds = time.perf_counter() - start
                     self._milestone(epoch, start, waited / seconds, events)
@@ -212,12 +234,20 @@ class Run:
     def _learning_rate(self) -> float:
         return learning_rate(self.config.optimizer, self.position.step, self.total_steps)
 
-    def _step(self, micro_batches: list[Batch]) -> float:
-        """Take one step of the optimiser and return its loss."""
+    def step(self, micro_batches: list[Batch], rate: float) -> float:
+        """Take one step of the optimiser and return its loss.
+
+        Args:
+            micro_batches: whose gradients are averaged.
+            rate: of learning.
+
+        Raises:
+            TrainingError: if the loss is no longer a number.
+        """
         config, position = self.config, self.position
         torch.manual_seed(hash((config.seed, position.step, self.world.rank)))  # dropout is all that draws from it
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
         for batch in micro_batches:
@@ -232,10 +262,7 @@ class Run:
         self.scaler.update()
         value = float(self.world.total(total))
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in step {position.step + 1}; lower --lr (it is "
-                f"{config.optimizer.learning_rate:g}){self._what_is_kept()}"
-            )
+            raise self._diverged(f"the loss became {value} in step {position.step + 1}")
         position.step += 1
         position.loss_sum += value
         position.steps_summed += 1
@@ -253,8 +280,10 @@ class Run:
             outputs = self.forward(network_input)
         return self.loss(outputs, labels)
 
-    def _what_is_kept(self) -> str:
-        return f"; the last good state is in {self.out / STATES}" if self.position.records else ""
+    def _diverged(self, finding: str) -> TrainingError:
+        best = self.out / BEST_CHECKPOINT
+        left = "" if self.position.best is None else f"; {best} is whole, and --init starts a run from it"
+        return TrainingError(f"{finding}; lower --lr (it is {self.config.optimizer.learning_rate:g}){left}")
 
     def _is_milestone(self) -> bool:
         return self.position.step % self.steps_per_epoch == 0 or self._is_validated()
@@ -266,6 +295,8 @@ class Run:
     def _milestone(self, epoch: int, start: float, data_wait: float, events: EventLog | None) -> None:
         """Validate if it is time to, write what there is to see, and keep the state."""
         position = self.position
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            raise self._diverged(f"the weights are no numbers any more after step {position.step}")
         matrix = self._measure(epoch) if self._is_validated() else None
         record = EpochRecord(
             epoch=epoch,
@@ -328,14 +359,12 @@ class Run:
         self.position.scaler = self.scaler.state_dict()
         progress = {
             "position": self.position.to_dict(),
+            "pictures": [len(self.setup.split.train), len(self.setup.split.val)],
             "class_weights": self.setup.class_weights,
             "rarity": self.setup.rarity,
         }
         path = state_path(self.out, self.position.step)
-        try:
-            save_state(path, self.network, self.optimizer, self.average, card, progress)
-        except OutputError as error:
-            raise OutputError(f"{error}{self._what_is_kept()}; make room and go on with --resume {self.out}") from error
+        save_state(path, self.network, self.optimizer, self.average, card, progress)
         for old in states(self.out)[self.config.keep :]:
             old.unlink(missing_ok=True)
 
@@ -348,14 +377,33 @@ class Run:
 
 
 @contextlib.contextmanager
-def _clear_memory_errors(config: TrainConfig, size: tuple[int, int]) -> Iterator[None]:
-    """Turn the many ways in which memory ends into one clear error."""
+def clear_errors(config: TrainConfig, out: Path) -> Iterator[None]:
+    """Turn the many ways in which memory ends into one clear error, and say of a full disk how a run goes on.
+
+    Args:
+        config: of the run.
+        out: its folder.
+    """
+    kept = "the states in last/ are kept"
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "allocate memory" not in str(error):
+    except OutputError as error:
+        if not states(out):
             raise
+        raise OutputError(f"{error}; {kept}; mend it, and go on with seg-train --resume {out}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _tells_of_memory(error):
+            raise
+        side = config.crop or config.size
         raise TrainingError(
-            f"memory is too small for batches of {config.batch_size} pictures of {size[0]}×{size[1]}; lower "
-            "--batch-size (optimizer.accumulate makes up for it), --size or --crop; the states in last/ are kept"
+            f"memory is too small for batches of {config.batch_size} pictures"
+            f"{f' of {side[0]}×{side[1]}' if side else ''}; lower --batch-size (optimizer.accumulate makes up for it), "
+            f"--size or --crop{f'; {kept}' if states(out) else ''}"
         ) from error
+
+
+def _tells_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return any(word in str(error) for word in words)

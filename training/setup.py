@@ -1,7 +1,6 @@
 """What a run is made of before its first step: data, card, network."""
 
 import dataclasses
-import importlib.metadata
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,20 @@ from typing import Final
 import torch
 from torch import nn
 
-import segship
 from segship.runtime.card import ModelCard, Provenance
 from segship.runtime.errors import DatasetError, TrainingError
 from segship.runtime.preprocess import ColorOrder, Preprocess
 from segship.training.class_weights import median_frequency_weights, resolve_class_weights
 from segship.training.config import TrainConfig
 from segship.training.crops import Cropper
-from segship.training.data import IGNORE_INDEX, Split, open_dataset
+from segship.training.data import IGNORE_INDEX, Dataset, Split, open_dataset
 from segship.training.data.parallel import in_parallel
 from segship.training.initialise import initialise
 from segship.training.loader import channel_statistics
 from segship.training.networks import build_network
 from segship.training.optimisation import OptimizerConfig
 from segship.training.progress import Progress
+from segship.training.scores_report import package_versions
 
 MOMENTS: Final = {"adamw": 2, "adam": 2, "sgd": 1}
 
@@ -81,12 +80,33 @@ def reopen(config: TrainConfig, card: ModelCard) -> Split:
         DatasetError: if the dataset is not what it was.
     """
     split = open_dataset(config.data, config.data_options)
-    if split.train.classes.names != card.class_names:
-        raise DatasetError(
-            f"the run was trained on the classes {', '.join(card.class_names)}, and {config.data} has "
-            f"{', '.join(split.train.classes.names)}; expected the same"
-        )
+    check_kind(split.train, config.data, card, "the run")
     return split
+
+
+def check_kind(dataset: Dataset, data: str, card: ModelCard, owner: str) -> None:
+    """Refuse a dataset that is not of the kind that a card speaks of.
+
+    Args:
+        dataset: its training or its validation part.
+        data: what it is called.
+        card: of a trained network.
+        owner: what the card is of.
+
+    Raises:
+        DatasetError: if classes, channels or depth differ.
+    """
+    if dataset.classes.names != card.class_names:
+        raise DatasetError(
+            f"{owner} knows the classes {', '.join(card.class_names)}, and {data} has "
+            f"{', '.join(dataset.classes.names)}; expected the same"
+        )
+    form = card.preprocess
+    if (dataset.channels, dataset.depth) != (form.channels, form.depth):
+        raise DatasetError(
+            f"{owner} takes pictures of {form.channels} channels and {form.depth}, and those of {data} have "
+            f"{dataset.channels} and {dataset.depth}; expected the same"
+        )
 
 
 def make_card(config: TrainConfig, split: Split) -> ModelCard:
@@ -111,10 +131,6 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
         std=(1.0,) * train.channels,
     )
     mean, std = channel_statistics(train, None if config.crop else neutral)
-    versions = {"segship": segship.__version__} | {
-        package: importlib.metadata.version(package)
-        for package in ("torch", "numpy", "opencv-python-headless", "pillow")
-    }
     return ModelCard(
         class_names=train.classes.names,
         palette=train.classes.palette,
@@ -123,7 +139,7 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
         tile_overlap=config.tile_overlap if config.crop else None,
         ignore_index=IGNORE_INDEX,
         network=config.network,
-        provenance=Provenance(dataset=config.data.partition(":")[0], versions=versions),
+        provenance=Provenance(dataset=config.data.partition(":")[0], versions=package_versions()),
     )
 
 

@@ -1,6 +1,7 @@
-"""Small CamVid trees, written in the forms that CamVid is passed around in."""
+"""Small CamVid trees, written in the forms that CamVid is passed around in; and training in processes of its own."""
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,79 @@ def index_tree(write_camvid: WriteCamVid, tmp_path: Path) -> Path:
 def color_tree(write_camvid: WriteCamVid, tmp_path: Path) -> Path:
     """The same with colour masks of the 12-colour table, and no class_dict.csv."""
     return write_camvid(tmp_path / "camvid", masks="color")
+
+
+START = """
+import os, signal, sys
+for stream, path in ((1, {out!r}), (2, {err!r})):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+os.environ.update({environment!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+import torch
+torch.set_num_threads(1)
+from segship.training import run, scores_report
+run.draw_curves = run.draw_samples = scores_report.draw_confusion = lambda *_: None
+"""
+
+
+class Child:
+    """A process that runs some Python, forked from one that has imported what training needs.
+
+    Unlike a new interpreter it costs next to nothing, and unlike this process it can be killed. It draws nothing: that
+    takes most of a short run's time, and changes no weights.
+    """
+
+    def __init__(self, code: str, folder: Path, environment: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True)
+        self.out, self.err = folder / "out", folder / "err"
+        self.out.touch()
+        self.err.touch()
+        start = START.format(out=str(self.out), err=str(self.err), environment=dict(environment))
+        self.process = FORKS.Process(target=exec, args=(start + code, {"__name__": "__child__"}))
+        self.process.start()
+
+    def kill(self) -> None:
+        """End it at once, by SIGKILL."""
+        self.process.kill()
+
+    def wait(self) -> tuple[int, str, str]:
+        """Return its exit status (that of a signal is below 0), stdout and stderr."""
+        self.process.join(120)
+        assert self.process.exitcode is not None, f"it hangs; so far: {self.err.read_text(encoding='utf-8')}"
+        return self.process.exitcode, self.out.read_text(encoding="utf-8"), self.err.read_text(encoding="utf-8")
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("pytest", "segship.training.cli", "segship.training.trainer", "segship.training.evaluate", "torch._dynamo"),
+        *("kornia.geometry.transform", "kornia.enhance", "kornia.filters", "matplotlib.backends.backend_agg"),
+    ]
+)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Start Python code in a process of its own."""
+    children: list[Child] = []
+
+    def run(code: str, environment: Mapping[str, str] | None = None) -> Child:
+        children.append(Child(code, tmp_path / f"child{len(children)}", environment or {}))
+        return children[-1]
+
+    yield run
+    for child in children:
+        child.kill()
+        child.process.join()
+
+
+@pytest.fixture
+def seg_train(start: Callable[..., Child]) -> Callable[..., Child]:
+    """Start ``seg-train`` in a process of its own, after some Python if ``before`` is given."""
+
+    def run(*arguments: object, before: str = "", environment: Mapping[str, str] | None = None) -> Child:
+        argv = ["seg-train", *map(str, arguments)]
+        command = f"\nsys.argv = {argv!r}\nfrom segship.training.cli import main\nmain()\n"
+        return start(before + command, environment)
+
+    return run

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segship.runtime.card import CARD_KEY, ModelCard, Network
-from segship.runtime.errors import CardError, CheckpointError
+from segship.runtime.errors import CardError, CheckpointError, OutputError
 from segship.runtime.model_file import read_card
 from segship.training.checkpoint import file_sha256, load_checkpoint, save_checkpoint
+from segship.training.optimisation import OptimizerConfig, WeightAverage, build_optimizer
+from segship.training.state import save_state
 
 
 def _with_card(checkpoint: Path, to: Path, **changes: object) -> Path:
@@ -55,6 +57,48 @@ def test_the_card_gets_the_hash_of_the_file(tiny_checkpoint: Path) -> None:
     assert file_sha256(tiny_checkpoint) == expected
     assert load_checkpoint(tiny_checkpoint)[1].provenance.checkpoint_sha256 == expected
     assert read_card(tiny_checkpoint).provenance.checkpoint_sha256 == ""
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_of_a_runs_state_the_network_is_loaded_that_would_be_deployed(
+    tiny_checkpoint: Path, tmp_path: Path, ema: float
+) -> None:
+    network, card = load_checkpoint(tiny_checkpoint)
+    average = WeightAverage(network, ema) if ema else None
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.25
+    deployed = network
+    if average is not None:
+        average.update(network, 5)
+        deployed = average.network
+    path = tmp_path / "last/step_000000005.safetensors"
+    save_state(path, network, build_optimizer(OptimizerConfig(), network), average, card, {})
+    found, found_card = load_checkpoint(path)
+    for name, tensor in deployed.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    assert not any(module.training for module in found.modules())
+    assert _without_hash(found_card) == _without_hash(card)
+    assert found_card.provenance.checkpoint_sha256 == file_sha256(path)
+
+
+def test_on_a_full_disk_the_old_checkpoint_stays_and_nothing_else_is_left(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    network, card = load_checkpoint(tiny_checkpoint)
+    path = tmp_path / "best.safetensors"
+    before = tiny_checkpoint.read_bytes()
+    path.write_bytes(before)
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing more fails, as on a full disk
+    try:
+        with pytest.raises(OutputError, match=rf"cannot write {path}: .*too large"):
+            save_checkpoint(path, network, card)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.02, 0.5, 0.999])
@@ -102,6 +146,16 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
 ) -> None:
     path = _with_card(tiny_checkpoint, tmp_path / "other.safetensors", network=network)
     _refuses(path, rf"other\.safetensors: its weights do not fit {network.arch}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_type_are_refused(tiny_checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(tiny_checkpoint)
+    name = next(name for name in tensors if name.endswith("weight"))
+    path = tmp_path / "half.safetensors"
+    card = read_card(tiny_checkpoint)
+    save_file(tensors | {name: tensors[name].to(dtype)}, path, metadata={CARD_KEY: card.to_json()})
+    _refuses(path, rf"half\.safetensors: {name} is of the type {dtype}; expected torch\.float32")
 
 
 @pytest.mark.parametrize(
