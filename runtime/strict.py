@@ -71,6 +71,13 @@ def _misfit(where: str, value: object, expected: str) -> _MisfitError:
 
 
 def _name(kind: Any) -> str:
+    """Return what a type is called by those who write JSON or TOML."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        endless = arguments[-1] is Ellipsis
+        return f"a list of {_name(arguments[0]) if endless else ', '.join(map(_name, arguments))}"
+    if origin is dict:
+        return "an object or table"
     return str(getattr(kind, "__name__", None) or kind)
 
 
@@ -92,7 +99,7 @@ def _is_finite(value: float) -> bool:
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:
     if not isinstance(value, Mapping):
-        raise _misfit(where, value, "an object")
+        raise _misfit(where, value, f"an object or table with the keys {', '.join(typing.get_type_hints(kind))}")
     hints = typing.get_type_hints(kind)
     if unknown := sorted(set(value) - set(hints)):
         raise _MisfitError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(hints)}")

@@ -198,5 +198,5 @@ def _sum(share: Tensor) -> Tensor:
 def _is_first_to_fail(store: "Store") -> bool:
     try:
         return bool(store.add("segship: processes that failed", 1) == 1)
-    except RuntimeError:  # the store was in a process that is gone: it has failed before
-        return False
+    except RuntimeError:  # it was in a process that is gone, without a word perhaps; launchers keep it themselves
+        return True

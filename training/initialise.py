@@ -164,11 +164,11 @@ def _reason(error: Exception) -> str:
     """Why a file cannot be read, without PyTorch's advice to read it unsafely."""
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it asks for {named[1]}, and no code is run from a file"
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | LookupError):
         return "it is damaged, or holds more than tensors"
     if "weights_only" in str(error):
         return "it is a TorchScript archive or a tar file of an old PyTorch, which can hold code"
-    return one_line(error)[:120] or type(error).__name__
+    return one_line(error).partition(". ")[0][:120] or type(error).__name__  # what follows is advice
 
 
 def _form(tensor: Tensor) -> str:

@@ -218,7 +218,8 @@ class Run:
                     self._milestone(epoch, start, waited / seconds, events)
                     if self._is_stuck():
                         return
-                    self._begin(epoch, self.position.step % self.steps_per_epoch)
+                    if done := self.position.step % self.steps_per_epoch:
+                        self._begin(epoch, done)
                     start, waited = time.perf_counter(), 0.0
 
     def _begin(self, epoch: int, done: int) -> None:

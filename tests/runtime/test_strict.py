@@ -66,7 +66,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"size": [4]}, "config.size has 1 values; expected 2"),
         ({"size": [4, True]}, r"config.size\[1\] is 'True'; expected int"),
         ({"names": ["p", 1]}, r"config.names\[1\] is '1'; expected str"),
-        ({"names": "pq"}, "config.names is 'pq'; expected tuple"),
+        ({"names": "pq"}, "config.names is 'pq'; expected a list of str"),
         ({"options": {"depth": 1.5}}, "config.options.depth is '1.5'; expected int or str"),
         ({"options": {"depth": True}}, "config.options.depth is 'True'; expected int or str"),
     ],

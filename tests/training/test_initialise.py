@@ -255,6 +255,11 @@ def test_a_file_that_was_cut_short_is_refused_wherever_the_cut_is(tmp_path: Path
         _refused(tmp_path / "cut.pth", "cannot be read as weights", _Tiny())
 
 
+def test_a_file_of_letters_is_said_to_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / "letters.pth").write_bytes(b"hello" * 100)
+    _refused(tmp_path / "letters.pth", r"cannot be read as weights \(it is damaged, or holds more than tensors\)")
+
+
 class _Tiny(nn.Module):
     """A network of four numbers."""
 

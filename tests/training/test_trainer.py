@@ -1,5 +1,9 @@
+"""What a run trains, and what it leaves; how it survives is in test_run.py."""
+
 import csv
 import dataclasses
+import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +16,31 @@ from PIL import Image as PillowImage
 from safetensors.torch import load_file
 
 from segship.runtime.card import Network
-from segship.runtime.errors import DatasetError, DeviceError, TrainingError
+from segship.runtime.errors import DatasetError, TrainingError
 from segship.runtime.model_file import read_card
 from segship.runtime.palettes import CAMVID
 from segship.runtime.segmenter import Segmenter
-from segship.training import losses
-from segship.training.data.camvid import open_camvid
+from segship.training.augment import PRESETS
+from segship.training.config import TrainConfig, build_config, read_config
+from segship.training.data import DataOptions
+from segship.training.distributed import World
+from segship.training.evaluate import evaluate
 from segship.training.gain_bias import GainBias
-from segship.training.loader import channel_statistics
-from segship.training.metrics import ConfusionMatrix, Scores
-from segship.training.trainer import Progress, TrainConfig, TrainResult, learning_rate_factor, pick_device, train
+from segship.training.loader import Batch, Loader
+from segship.training.losses import LossConfig, SegmentationLoss
+from segship.training.metrics import ConfusionMatrix
+from segship.training.optimisation import OptimizerConfig, learning_rate
+from segship.training.progress import Progress
+from segship.training.run import Run, TrainResult
+from segship.training.setup import make_network, set_up
+from segship.training.state import deployable_tensors, states
+from segship.training.trainer import earlier_run, train
 
 SIZE = (32, 32)
 TINY = Network("unet", {"base_channels": 4})
+CPU = World(0, 1, torch.device("cpu"))
+
+Configure = Callable[..., TrainConfig]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +50,26 @@ def tree(write_camvid: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def configure(tree: Path) -> Callable[..., TrainConfig]:
+def configure(tree: Path) -> Configure:
     """Make the configuration of a tiny run."""
+    config = TrainConfig(
+        f"camvid:{tree}",
+        TINY,
+        size=SIZE,
+        epochs=2,
+        batch_size=2,
+        optimizer=OptimizerConfig(learning_rate=0.01),
+        device="cpu",
+        workers=2,
+    )
+    return functools.partial(dataclasses.replace, config)
 
-    def make(out: Path, **changes: Any) -> TrainConfig:
-        config = TrainConfig(
-            f"camvid:{tree}", out, TINY, SIZE, epochs=2, batch_size=2, learning_rate=0.01, device="cpu"
-        )
-        return dataclasses.replace(config, **changes)
 
-    return make
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no curves: they take most of a short run's time."""
+    for drawing in ("run.draw_curves", "scores_report.draw_confusion"):
+        monkeypatch.setattr(f"segship.training.{drawing}", lambda *_: None)
 
 
 class Listener(Progress):
@@ -51,24 +77,31 @@ class Listener(Progress):
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
+        self.losses: list[float] = []
+        self.notes: list[str] = []
 
     def begin(self, what: str, steps: int) -> None:
         self.heard.append((what, steps))
 
-    def advance(self) -> None:
-        self.heard.append(("advance",))
+    def advance(self, loss: float | None = None) -> None:
+        self.heard.append(("advance", loss is not None))
+        if loss is not None:
+            self.losses.append(loss)
 
-    def epoch_done(self, record: Any, *, is_best: bool) -> None:
-        self.heard.append(("done", record.epoch, is_best))
+    def record(self, record: Any, *, is_best: bool) -> None:
+        self.heard.append(("record", record.epoch, is_best))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run."""
+class Finished:
+    """A run that is over."""
 
     out: Path
     result: TrainResult
-    heard: list[tuple[Any, ...]]
+    listener: Listener
 
     def rows(self) -> list[dict[str, str]]:
         with (self.out / "metrics.csv").open(encoding="utf-8") as file:
@@ -76,91 +109,110 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def finished(configure: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tiny run with seed 0."""
-    out = tmp_path_factory.mktemp("run")
-    listener = Listener()
-    return Run(out, train(configure(out), listener), listener.heard)
+    out, listener = tmp_path_factory.mktemp("run"), Listener()
+    return Finished(out, train(configure(), out, listener), listener)
 
 
-def _weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "last/weights.safetensors")
+def _last_weights(out: Path) -> dict[str, torch.Tensor]:
+    weights = deployable_tensors(load_file(states(out)[0]))
+    assert weights is not None
+    return weights
 
 
 def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_run_leaves_checkpoints_metrics_and_pictures_and_nothing_else(finished: Run) -> None:
+def test_a_run_leaves_what_it_should_and_nothing_else(finished: Finished) -> None:
     files = sorted(str(path.relative_to(finished.out)) for path in finished.out.rglob("*") if path.is_file())
     assert files == [
         "best.safetensors",
+        "config.toml",
+        "confusion.png",
         "curves.png",
-        "last/weights.safetensors",
+        "last/step_000000003.safetensors",
+        "last/step_000000006.safetensors",
         "metrics.csv",
-        "samples/epoch_001.png",
-        "samples/epoch_002.png",
+        "report.json",
+        "samples/step_000000003.png",
+        "samples/step_000000006.png",
     ]
-    for name in ("curves.png", "samples/epoch_001.png", "samples/epoch_002.png"):
+    for name in (name for name in files if name.endswith(".png")):
         with PillowImage.open(finished.out / name) as image:
-            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 10
     assert finished.result.checkpoint == finished.out / "best.safetensors"
+    modes = {path.stat().st_mode for path in finished.out.rglob("*.*")}
+    assert len(modes) == 1  # whoever may read one may read them all
 
 
-def test_the_card_says_what_the_network_is_and_takes(finished: Run, tree: Path) -> None:
-    card = read_card(finished.out / "last/weights.safetensors")
+def test_the_card_says_what_the_network_is_and_where_its_weights_come_from(finished: Finished) -> None:
+    card = read_card(states(finished.out)[0])
     assert (card.class_names, card.palette, card.ignore_index) == (CAMVID.names, CAMVID.palette, 255)
-    assert (card.network, card.head) == (TINY, "logits")
-    form = card.preprocess
-    assert (form.size, form.channels, form.depth, form.color_order) == (SIZE, 3, "uint8", "RGB")
-    pictures = open_camvid(str(tree)).train
-    every = np.concatenate([form.geometry(pictures[i].image).reshape(-1, 3) for i in range(len(pictures))]) / 255
-    np.testing.assert_allclose(form.mean, every.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(form.std, every.std(axis=0), atol=1e-6)
-    assert (form.mean, form.std) == channel_statistics(pictures, form)
-
-
-def test_the_card_says_where_the_weights_come_from(finished: Run) -> None:
-    origin = read_card(finished.out / "last/weights.safetensors").provenance
+    assert (card.network, card.head, card.preprocess.size) == (TINY, "logits", SIZE)
+    origin = card.provenance
     assert (origin.dataset, origin.epoch) == ("camvid", 2)
-    assert origin.metrics == finished.result.records[1].scores.summary()
+    scores = finished.result.records[1].scores
+    assert scores is not None
+    assert origin.metrics == scores.summary()
     assert origin.versions["torch"] == torch.__version__
-    assert origin.versions.keys() == {"segship", "torch", "numpy", "opencv-python-headless", "pillow"}
     assert str(finished.out) not in (finished.out / "best.safetensors").read_bytes().decode("latin-1")
 
 
-def test_the_best_checkpoint_is_of_the_epoch_with_the_highest_miou(finished: Run) -> None:
-    mious = [record.scores.miou for record in finished.result.records]
+def test_the_best_checkpoint_is_of_the_epoch_with_the_highest_miou(finished: Finished) -> None:
+    mious = [float(row["miou"]) for row in finished.rows()]
     assert mious[0] != mious[1]
     best = 1 + int(np.argmax(mious))
     assert finished.result.best.epoch == best
     assert read_card(finished.out / "best.safetensors").provenance.epoch == best
-    assert [float(row["miou"]) for row in finished.rows()] == pytest.approx(mious, abs=1e-6)
+    report = json.loads((finished.out / "report.json").read_text(encoding="utf-8"))
+    assert report["facts"]["epoch"] == best
+    assert report["totals"]["miou"] == finished.result.scores.miou
 
 
+@pytest.fixture
+def hits(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
+    """Let validations hit so many of 40 pixels; no training would get better and worse on demand."""
+
+    def prescribe(numbers: list[int]) -> None:
+        remaining = iter(numbers)
+
+        def measure(*_arguments: object) -> ConfusionMatrix:
+            matrix = ConfusionMatrix(len(CAMVID), 255)
+            matrix.add(np.zeros(40, np.uint8), np.arange(40) >= next(remaining))
+            return matrix
+
+        monkeypatch.setattr("segship.training.run.measure", measure)
+
+    return prescribe
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_best_epoch_is_the_first_of_the_highest_and_not_the_last(
-    configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, tmp_path: Path, hits: Callable[[list[int]], None]
 ) -> None:
-    hits = iter([10, 30, 30, 20])  # what no training would give for certain: a network that gets worse again
-
-    def validate(*_arguments: object) -> Scores:
-        matrix = ConfusionMatrix(len(CAMVID), 255)
-        matrix.add(np.zeros(40, np.uint8), np.arange(40) >= next(hits))
-        return matrix.scores()
-
-    monkeypatch.setattr("segship.training.trainer.validate", validate)
+    hits([10, 30, 30, 20])
     listener = Listener()
-    result = train(configure(tmp_path, epochs=4), listener)
-    assert [heard for heard in listener.heard if heard[0] == "done"] == [
-        ("done", 1, True),
-        ("done", 2, True),
-        ("done", 3, False),
-        ("done", 4, False),
-    ]
+    result = train(configure(epochs=4), tmp_path, listener)
+    records = [heard for heard in listener.heard if heard[0] == "record"]
+    assert records == [("record", 1, True), ("record", 2, True), ("record", 3, False), ("record", 4, False)]
     assert result.best.epoch == 2
     assert read_card(tmp_path / "best.safetensors").provenance.epoch == 2
-    assert read_card(tmp_path / "last/weights.safetensors").provenance.epoch == 4
-    assert not _same(load_file(tmp_path / "best.safetensors"), _weights(tmp_path))
+    assert read_card(states(tmp_path)[0]).provenance.epoch == 4
+    assert not _same(load_file(tmp_path / "best.safetensors"), _last_weights(tmp_path))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_ends_early_when_patience_does(
+    configure: Configure, tmp_path: Path, hits: Callable[[list[int]], None]
+) -> None:
+    hits([10, 5, 20, 20, 19, 30])
+    listener = Listener()
+    result = train(configure(epochs=6, patience=2), tmp_path, listener)
+    assert [record.epoch for record in result.records] == [1, 2, 3, 4, 5]
+    assert result.best.epoch == 3
+    assert listener.notes == ["ended early: 2 validations brought no better mIoU"]
 
 
 @pytest.fixture
@@ -178,41 +230,43 @@ def plain_tree(tmp_path: Path) -> Path:
     return tmp_path / "plain"
 
 
-def test_it_learns(configure: Callable[..., TrainConfig], plain_tree: Path, tmp_path: Path) -> None:
-    config = configure(tmp_path / "run", data=f"camvid:{plain_tree}", epochs=4, learning_rate=0.02)
-    assert train(config, Progress()).best.scores.pixel_accuracy > 0.95
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_it_learns(configure: Configure, plain_tree: Path, tmp_path: Path, precision: str) -> None:
+    settings = OptimizerConfig(learning_rate=0.02)
+    config = configure(data=f"camvid:{plain_tree}", epochs=4, optimizer=settings, precision=precision)
+    assert train(config, tmp_path / "run", Progress()).scores.pixel_accuracy > 0.95
 
 
-@pytest.mark.parametrize("flip", [True, False])
-def test_half_of_the_pictures_are_mirrored_and_their_labels_with_them(
-    configure: Callable[..., TrainConfig], plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
+@pytest.mark.usefixtures("undrawn")
+def test_what_the_network_sees_and_what_it_is_told_are_varied_alike(
+    configure: Configure, plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    normalise, loss = GainBias.forward, SegmentationLoss.__call__
     seen: list[torch.Tensor] = []
-    normalise, cross_entropy = GainBias.forward, losses.cross_entropy
+    agreement: list[float] = []
 
-    def see_pixels(self: GainBias, pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(pixels[:, 0] > 125)
+    def see(self: GainBias, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels.mean(dim=1) > 125)
         return normalise(self, pixels)
 
-    def see_labels(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-        assert torch.equal(seen[-1], labels == 1)
-        return cross_entropy(outputs, labels, ignore_index)
+    def told(self: SegmentationLoss, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        valid = labels != 255
+        agreement.append(float(((labels == 1) == seen[-1])[valid].float().mean()))
+        return loss(self, outputs, labels)
 
-    monkeypatch.setattr(GainBias, "forward", see_pixels)
-    monkeypatch.setattr("segship.training.trainer.cross_entropy", see_labels)
-    train(configure(tmp_path / "run", data=f"camvid:{plain_tree}", epochs=1, flip=flip), Progress())
-    stored = set()
-    for path in (plain_tree / "trainannot").iterdir():
-        with PillowImage.open(path) as mask:
-            stored.add((np.asarray(mask) == 1).tobytes())
-    pictures = [picture for batch in seen for picture in batch]
-    assert len(pictures) == 20
-    mirrored = [picture.numpy().tobytes() not in stored for picture in pictures]
-    assert {picture.flip(1).numpy().tobytes() for picture, was in zip(pictures, mirrored, strict=True) if was} <= stored
-    assert 4 <= sum(mirrored) <= 16 if flip else sum(mirrored) == 0
+    monkeypatch.setattr(GainBias, "forward", see)
+    monkeypatch.setattr(SegmentationLoss, "__call__", told)
+    augment = dataclasses.replace(PRESETS["strong"], brightness=0, contrast=0, hue=0, blur=0, noise=0)
+    train(configure(data=f"camvid:{plain_tree}", epochs=1, augment=augment), tmp_path / "run", Progress())
+    assert min(agreement) > 0.9  # all but the edges of patches
+    stored = {(np.asarray(PillowImage.open(path)) == 1).tobytes() for path in (plain_tree / "trainannot").iterdir()}
+    pictures = [picture.numpy().tobytes() for batch in seen for picture in batch]
+    assert len(set(pictures)) == 20
+    assert not stored & set(pictures)
 
 
-def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finished: Run, tree: Path) -> None:
+def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finished: Finished, tree: Path) -> None:
     matrix = ConfusionMatrix(len(CAMVID), 255)
     with Segmenter(finished.out / "best.safetensors", backend="torch", device="cpu") as segmenter:
         for path in sorted((tree / "val").iterdir()):
@@ -230,150 +284,254 @@ def test_the_scores_are_those_that_a_deployment_of_the_checkpoint_reaches(finish
         assert row[f"IoU {name}"] == f"{value:.6f}", name
 
 
-def test_progress_hears_of_every_step_picture_and_epoch(finished: Run) -> None:
-    steps = [("advance",)] * 3
-    reading = [("reading the validation pictures", 3), *steps]
-    first = [("epoch 1/2 training", 3), *steps, ("epoch 1/2 validation", 3), *steps, ("done", 1, True)]
-    second = [("epoch 2/2 training", 3), *steps, ("epoch 2/2 validation", 3), *steps]
-    second.append(("done", 2, finished.result.best.epoch == 2))
-    assert finished.heard == reading + first + second
+def test_progress_hears_of_every_step_picture_and_epoch(finished: Finished) -> None:
+    def stretch(what: str, *, training: bool) -> list[tuple[Any, ...]]:
+        return [(what, 3), *[("advance", training)] * 3]
+
+    expected = stretch("reading the validation pictures", training=False)
+    for epoch in (1, 2):
+        expected += stretch(f"epoch {epoch}/2 training", training=True)
+        expected += stretch(f"epoch {epoch}/2 validation", training=False)
+        expected.append(("record", epoch, epoch == 1 or finished.result.best.epoch == 2))
+    assert finished.listener.heard == expected
 
 
-def test_a_bad_validation_mask_ends_the_run_before_it_trains(
-    write_camvid: Callable[..., Path], configure: Callable[..., TrainConfig], tmp_path: Path
+def test_the_training_loss_of_an_epoch_is_the_mean_of_its_steps(finished: Finished) -> None:
+    losses = finished.listener.losses
+    means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+    assert [record.train_loss for record in finished.result.records] == pytest.approx(means)
+
+
+def test_a_bad_validation_mask_ends_the_run_before_it_trains_or_removes_an_earlier_one(
+    write_camvid: Callable[..., Path], configure: Configure, tmp_path: Path
 ) -> None:
-    root = write_camvid(tmp_path / "camvid")
+    root, earlier = write_camvid(tmp_path / "camvid"), tmp_path / "run/metrics.csv"
+    earlier.parent.mkdir()
+    earlier.touch()
     mask = max((root / "valannot").iterdir())
     PillowImage.new("L", (40, 32), 77).save(mask)
     listener = Listener()
     with pytest.raises(DatasetError, match=f"{mask.name}: label id 77 is outside the classes"):
-        train(configure(tmp_path / "run", data=f"camvid:{root}"), listener)
-    assert not any("training" in str(what) for what, *_ in listener.heard)
+        train(configure(data=f"camvid:{root}"), tmp_path / "run", listener)
+    assert listener.losses == []
+    assert earlier_run(tmp_path / "run") == [earlier]
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(
-    finished: Run, configure: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_the_configuration_that_a_run_leaves_repeats_it_bit_for_bit(finished: Finished, tmp_path: Path) -> None:
     torch.manual_seed(12345)  # whatever was drawn before
-    result = train(configure(tmp_path), Progress())
-    assert _same(_weights(tmp_path), _weights(finished.out))
+    config = build_config(read_config((finished.out / "config.toml").read_text(encoding="utf-8"), "config.toml"))
+    result = train(config, tmp_path, Progress())
+    assert _same(_last_weights(tmp_path), _last_weights(finished.out))
     assert read_card(tmp_path / "best.safetensors") == read_card(finished.out / "best.safetensors")
     assert [r.train_loss for r in result.records] == [r.train_loss for r in finished.result.records]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"flip": False}, {"weight_decay": 0.5}, {"precision": "bf16"}],
-    ids=["seed", "flip", "weight decay", "precision"],
+    [
+        {"seed": 1},
+        {"augment": PRESETS["none"]},
+        {"precision": "bf16"},
+        {"loss": LossConfig("ce+dice")},
+        {"loss": LossConfig(class_weights="auto")},
+        {"optimizer": OptimizerConfig(learning_rate=0.01, weight_decay=0.5)},
+        {"optimizer": OptimizerConfig(learning_rate=0.01, schedule="poly")},
+        {"optimizer": OptimizerConfig(learning_rate=0.01, clip=0.01)},
+        {"optimizer": OptimizerConfig(learning_rate=0.01, accumulate=3)},
+        {"optimizer": OptimizerConfig(learning_rate=0.01, ema=0.5)},
+    ],
+    ids=lambda change: next(iter(change)),
 )
 def test_each_of_these_options_gives_other_weights(
-    finished: Run, configure: Callable[..., TrainConfig], tmp_path: Path, change: dict[str, Any]
+    finished: Finished, configure: Configure, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    result = train(configure(tmp_path, **change), Progress())
-    assert not _same(_weights(tmp_path), _weights(finished.out))
-    assert {tensor.dtype for tensor in _weights(tmp_path).values()} == {torch.float32, torch.int64}
+    result = train(configure(**change), tmp_path, Progress())
+    assert not _same(_last_weights(tmp_path), _last_weights(finished.out))
+    assert {tensor.dtype for tensor in _last_weights(tmp_path).values()} == {torch.float32, torch.int64}
     assert all(math.isfinite(record.train_loss) for record in result.records)
 
 
-def test_u2netp_trains_too(configure: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    result = train(configure(tmp_path, network=Network("u2netp"), epochs=1, batch_size=3), Progress())
+@pytest.mark.usefixtures("undrawn")
+def test_a_network_with_several_outputs_trains_too(configure: Configure, tmp_path: Path) -> None:
+    result = train(configure(network=Network("u2netp"), epochs=1, batch_size=3), tmp_path, Progress())
     assert read_card(result.checkpoint).network == Network("u2netp")
-    assert math.isfinite(result.best.train_loss)
+    assert result.best.train_loss > 7  # the sum over seven outputs
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_earlier_checkpoints(
-    configure: Callable[..., TrainConfig], tmp_path: Path
+@pytest.fixture
+def batches_and_run(configure: Configure, tmp_path: Path) -> Callable[..., tuple[list[Batch], Run]]:
+    """Return two batches of three pictures, and a run that is about to take its first step."""
+
+    def make(**changes: Any) -> tuple[list[Batch], Run]:
+        settings = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0)
+        config = configure(optimizer=settings, augment=PRESETS["none"], batch_size=3, **changes)
+        setup = set_up(config, Progress())
+        with Loader(setup.split.train, setup.card.preprocess, None, workers=1, cache_mb=0) as loader:
+            batches = list(loader.batches([[(0, 1, index) for index in part] for part in ((0, 1, 2), (3, 4, 5))]))
+        return batches, Run(config, tmp_path, setup, make_network(config, setup.card, Progress()), CPU, Progress())
+
+    return make
+
+
+def _moved_by(run: Run, micro_batches: list[Batch]) -> torch.Tensor:
+    """Return how far a step at a rate of 1 moves the weights, which is the gradient."""
+
+    def weights() -> torch.Tensor:
+        return torch.cat([parameter.detach().flatten() for parameter in run.network.parameters()])
+
+    before = weights()
+    run.step(micro_batches, 1.0)
+    return before - weights()
+
+
+def test_gradients_that_are_accumulated_are_the_mean_of_those_of_the_batches(
+    batches_and_run: Callable[..., tuple[list[Batch], Run]],
 ) -> None:
-    train(configure(tmp_path, epochs=1), Progress())
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1; lower --lr \(it is 1e\+30\)"):
-        train(configure(tmp_path, learning_rate=1e30), Progress())
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (first, second), run = batches_and_run()
+    together = _moved_by(run, [first, second])
+    _, run = batches_and_run()
+    one = _moved_by(run, [first])
+    _, run = batches_and_run()
+    other = _moved_by(run, [second])
+    assert not torch.allclose(one, other, atol=1e-3)
+    torch.testing.assert_close(together, (one + other) / 2, atol=1e-6, rtol=1e-4)
 
 
-def test_a_network_that_diverged_in_the_last_step_of_an_epoch_leaves_no_checkpoint(
-    configure: Callable[..., TrainConfig], tmp_path: Path
+@pytest.mark.usefixtures("undrawn")
+def test_a_step_takes_as_many_batches_as_are_accumulated(configure: Configure, tmp_path: Path) -> None:
+    settings = OptimizerConfig(learning_rate=0.01, accumulate=2)
+    listener = Listener()
+    result = train(configure(batch_size=1, size=(40, 56), optimizer=settings), tmp_path, listener)
+    assert [record.step for record in result.records] == [3, 6]
+    assert len(listener.losses) == 6
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(
+    configure: Configure, tree: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match="lower --lr"):
-        train(configure(tmp_path, learning_rate=1e30, batch_size=6, epochs=1), Progress())
-    assert not list(tmp_path.iterdir())
+    settings = OptimizerConfig(learning_rate=0.01, ema=0.5)
+    result = train(configure(epochs=1, optimizer=settings), tmp_path, Progress())
+    state, best = load_file(states(tmp_path)[0]), load_file(result.checkpoint)
+    averages, weights = (
+        {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        for prefix in ("average.", "network.")
+    )
+    assert _same(best, averages)
+    assert not _same(best, weights)
+    measured = evaluate(result.checkpoint, f"camvid:{tree}", DataOptions(), "cpu", None, Progress())
+    assert measured.matrix.scores().to_dict() == result.scores.to_dict()
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"batch_size": 0}, "batch size 0"),
-        ({"learning_rate": 0.0}, r"learning rate is 0\.0; expected a number above 0"),
-        ({"learning_rate": math.nan}, "learning rate is nan"),
-        ({"learning_rate": math.inf}, "learning rate is inf"),
-    ],
-)
-def test_a_configuration_that_cannot_train_is_refused(
-    configure: Callable[..., TrainConfig], tmp_path: Path, change: dict[str, Any], words: str
+@pytest.mark.usefixtures("undrawn")
+def test_fp16_scales_its_gradients_and_keeps_the_scale_in_the_state(configure: Configure, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    listener = Listener()
+    train(configure(epochs=1, precision="fp16"), tmp_path, listener)
+    assert all(math.isfinite(loss) for loss in listener.losses)
+    with safe_open(states(tmp_path)[0], "pt") as file:
+        scaler = json.loads(file.metadata()["progress"])["position"]["scaler"]
+    assert scaler["scale"] > 1
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of what its compiler imports
+def test_a_compiled_network_trains_to_the_same_weights_under_the_same_names(
+    finished: Finished, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TrainingError, match=words):
-        configure(tmp_path, **change)
+    """With PyTorch's tracer and without its code generator, which takes a C++ compiler and a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    result = train(configure(compile=True), tmp_path, Progress())
+    ours, theirs = _last_weights(tmp_path), _last_weights(finished.out)
+    assert ours.keys() == theirs.keys()
+    losses = [record.train_loss for record in finished.result.records]
+    assert [record.train_loss for record in result.records] == pytest.approx(losses, abs=1e-3)
 
 
-@pytest.mark.parametrize(("batch_size", "pictures"), [(1, 6), (8, 1)])
-def test_a_batch_of_one_small_picture_is_refused_before_it_fails_in_the_network(
-    configure: Callable[..., TrainConfig],
-    write_camvid: Callable[..., Path],
-    tmp_path: Path,
-    batch_size: int,
-    pictures: int,
+@pytest.mark.usefixtures("undrawn")
+def test_validation_comes_as_often_as_it_was_asked_for_and_last(configure: Configure, tmp_path: Path) -> None:
+    result = train(configure(epochs=3, validate_every=2), tmp_path, Progress())
+    assert [record.scores is not None for record in result.records] == [False, True, True]
+    assert [record.step for record in result.records] == [3, 6, 9]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_validation_in_the_middle_of_epochs_leaves_training_as_it_is(
+    finished: Finished, configure: Configure, tmp_path: Path
 ) -> None:
-    tree = write_camvid(tmp_path / "camvid", train=pictures)
-    config = configure(tmp_path / "run", data=f"camvid:{tree}", network=Network("u2netp"), batch_size=batch_size)
-    with pytest.raises(TrainingError, match=r"one picture of 32×32 pixels.*take a larger --size or --batch-size"):
-        train(config, Progress())
+    result = train(configure(validate_every=2, validate_unit="steps"), tmp_path, Progress())
+    assert [(record.epoch, record.step) for record in result.records] == [(1, 2), (1, 3), (2, 4), (2, 6)]
+    assert _same(_last_weights(tmp_path), _last_weights(finished.out))
 
 
-def test_the_networks_size_is_that_of_the_first_picture_unless_it_is_given(
-    configure: Callable[..., TrainConfig], tmp_path: Path
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_on_crops_is_validated_in_tiles_as_it_is_deployed(
+    configure: Configure, tree: Path, tmp_path: Path
 ) -> None:
-    result = train(configure(tmp_path, size=None, epochs=1), Progress())
+    result = train(configure(size=None, crop=(32, 32), epochs=1), tmp_path, Progress())
+    card = read_card(result.checkpoint)
+    assert (card.preprocess.size, card.tile_overlap) == ((32, 32), 0.25)
+    matrix = ConfusionMatrix(len(CAMVID), 255)
+    with Segmenter(result.checkpoint, backend="torch", device="cpu") as segmenter:
+        for path in sorted((tree / "val").iterdir()):
+            with PillowImage.open(tree / "valannot" / path.name) as mask:
+                truth = np.where(np.asarray(mask) == 11, np.uint8(255), np.asarray(mask))
+            matrix.add(truth, segmenter(path).labels)
+    assert matrix.scores().to_dict() == result.scores.to_dict()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_size_the_network_has_that_of_the_first_picture(configure: Configure, tmp_path: Path) -> None:
+    result = train(configure(size=None, epochs=1), tmp_path, Progress())
     assert read_card(result.checkpoint).preprocess.size == (40, 56)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", "meta", "", "cuda:-1"])
-def test_a_device_that_is_not_known_is_refused(name: str) -> None:
-    with pytest.raises(DeviceError, match=rf"'{name}'; expected auto, cpu or cuda\[:N\]"):
-        pick_device(name)
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_can_start_from_the_weights_of_another(finished: Finished, configure: Configure, tmp_path: Path) -> None:
+    listener = Listener()
+    rest = OptimizerConfig(learning_rate=1e-12, weight_decay=0.0)
+    train(configure(epochs=1, init=finished.result.checkpoint, optimizer=rest), tmp_path, listener)
+    start, end = load_file(finished.result.checkpoint), _last_weights(tmp_path)
+    for name, tensor in start.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(end[name], tensor, atol=1e-6, rtol=0)
+    assert len(listener.notes) == 1
 
 
-def test_a_cuda_device_that_is_not_there_is_refused_not_replaced() -> None:
-    count = torch.cuda.device_count()
-    with pytest.raises(DeviceError, match=rf"cuda:{count} was asked for.*finds {count} CUDA devices.*--device cpu"):
-        pick_device(f"cuda:{count}")
+@pytest.mark.usefixtures("undrawn")
+def test_tensorboard_gets_every_step_with_the_rate_it_was_taken_at(configure: Configure, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, listener = configure(tensorboard=True), Listener()
+    train(config, tmp_path, listener)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("step/loss")] == pytest.approx(listener.losses)
+    rates = [(event.step, event.value) for event in events.Scalars("step/learning_rate")]
+    assert rates == [(step + 1, pytest.approx(learning_rate(config.optimizer, step, 6))) for step in range(6)]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_without_cuda_it_is_refused_by_name_and_auto_is_the_cpu() -> None:
-    with pytest.raises(DeviceError, match=r"cuda was asked for.*finds 0 CUDA devices"):
-        pick_device("cuda")
-    assert pick_device("auto") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("total_steps", [1, 2, 7, 20, 100, 3000])
-def test_the_learning_rate_rises_straight_to_its_highest_then_falls_to_zero(total_steps: int) -> None:
-    factor = learning_rate_factor(total_steps)
-    warm_up = max(1, round(0.05 * total_steps))
-    shares = [factor(step) for step in range(total_steps + 1)]
-    assert shares[:warm_up] == pytest.approx([(step + 1) / warm_up for step in range(warm_up)])
-    assert max(shares) == shares[warm_up - 1] == 1
-    falling = shares[warm_up:]
-    assert falling == sorted(falling, reverse=True)
-    if total_steps > 1:
-        assert shares[-1] == pytest.approx(0, abs=1e-12)
-        middle = (warm_up + total_steps) / 2
-        assert factor(math.floor(middle)) + factor(math.ceil(middle)) == pytest.approx(1)  # a cosine's half
-    assert factor(total_steps + 100) == pytest.approx(0, abs=1e-12)
-
-
-def test_a_run_over_an_earlier_one_leaves_nothing_of_it(configure: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    train(configure(tmp_path, epochs=3), Progress())
-    train(configure(tmp_path, epochs=1), Progress())
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["epoch_001.png"]
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_over_an_earlier_one_leaves_nothing_of_it(
+    finished: Finished, configure: Configure, tmp_path: Path
+) -> None:
+    train(configure(epochs=3, tensorboard=True), tmp_path, Progress())
+    half = [tmp_path / name for name in (".best.0123abcd.safetensors", "last/.step_000000003.0123abcd.safetensors")]
+    for path in half:
+        path.touch()
+    train(configure(epochs=1), tmp_path, Progress())
+    assert [path.name for path in states(tmp_path)] == ["step_000000003.safetensors"]
     assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
+    assert list((tmp_path / "tensorboard").iterdir()) == []
+    assert not any(path.exists() for path in half)
+
+
+def test_a_run_whose_states_do_not_fit_on_the_disk_is_refused_before_it_begins(
+    configure: Configure, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=r"needs \d+ MB for its checkpoints, and .* has \d+ MB free; .*--keep"):
+        train(configure(keep=10**9), tmp_path / "run", Progress())
+    assert not (tmp_path / "run").exists()

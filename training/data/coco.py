@@ -22,7 +22,7 @@ from segship.runtime.palettes import VOID_COLOR, VOID_NAMES, ClassTable, distinc
 from segship.runtime.preprocess import Depth
 from segship.training.data import IGNORE_INDEX, DataOptions, Sample, Split
 from segship.training.data.areas import area_runs, paint_runs, require_pycocotools
-from segship.training.data.masks import renumber
+from segship.training.data.masks import check_classes, renumber
 from segship.training.data.pairs import hold_out, keep_own_split, read_picture
 
 BACKGROUND: Final = "background"
@@ -191,7 +191,7 @@ def _read_categories(document: Row, origin: Path, ignore: tuple[int, ...]) -> tu
         )
     void = {index for index, name in enumerate(all_names) if name.lower() in VOID_NAMES}
     classes, ids = renumber(
-        ClassTable(all_names, (VOID_COLOR, *distinct_colors(len(objects)))),
+        check_classes(ClassTable(all_names, (VOID_COLOR, *distinct_colors(len(objects)))), origin),
         void | {by_stored_id[stored] for stored in ignore},
     )
     return classes, {category_id: ids[index] for category_id, index in place.items()}, ids[0]
@@ -209,7 +209,9 @@ def _read_pictures(document: Row, origin: Path, ids: dict[int, int], images: Pat
             raise DatasetError(f"{where} is of image {image_id}, which is not listed")
         if category_id not in ids:
             raise DatasetError(f"{where} has the unknown category {category_id}; listed are {', '.join(map(str, ids))}")
-        crowd = bool(row.get("iscrowd"))
+        crowd = row.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            raise DatasetError(f"{where} has iscrowd {str(crowd)[:60]!r}; expected 0 or 1")
         area = Area(object_id, IGNORE_INDEX if crowd else ids[category_id], row.get("segmentation"))
         (crowds if crowd else areas)[image_id].append(area)
     files = _find_files(rows, origin, images)

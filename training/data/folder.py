@@ -28,12 +28,13 @@ from segship.runtime.palettes import VOID_NAMES, ClassTable, Color, distinct_col
 from segship.runtime.preprocess import Depth
 from segship.runtime.strict import parse
 from segship.training.data import IGNORE_INDEX, DataOptions, Split
-from segship.training.data.masks import ColorTable, MaskReader, read_mask, renumber
+from segship.training.data.masks import ColorTable, MaskReader, check_classes, read_mask, renumber
 from segship.training.data.pairs import Pair, Pairs, hold_out, keep_own_split, pair_by_name
 from segship.training.data.parallel import in_parallel
 
 WHITE: Final = 255
 BLACK_AND_WHITE: Final = ClassTable.of([("background", (0, 0, 0)), ("foreground", (244, 196, 48))])
+LONGEST_LIST: Final = 200
 CLASSES_FORM: Final = '[{"id": 0, "name": "road", "color": [128, 64, 128]}, …]'
 
 
@@ -132,7 +133,7 @@ def _read_entries(path: Path) -> list[_Entry]:
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON ({error}); expected {CLASSES_FORM}") from error
     if not isinstance(listed, list) or not listed:
         raise DatasetError(f"{path}: expected a list of classes, {CLASSES_FORM}")
@@ -145,9 +146,10 @@ def _read_entries(path: Path) -> list[_Entry]:
             raise DatasetError(f"{path}: {entry.name!r} has the id 255, which is void; expected ids 0, 1, …")
     ids = [entry.id for entry in entries if entry.id != IGNORE_INDEX]
     if ids != list(range(len(ids))):
-        raise DatasetError(f"{path} has the ids {', '.join(map(str, ids))}; expected 0…{len(ids) - 1}, each once")
-    if min(len({entry.name for entry in entries}), len({entry.color for entry in entries})) < len(entries):
-        raise DatasetError(f"{path}: a name or a colour stands twice; each class needs its own")
+        listed_ids = ", ".join(map(str, ids))
+        shown = listed_ids if len(listed_ids) <= LONGEST_LIST else f"{listed_ids[:LONGEST_LIST]}…"
+        raise DatasetError(f"{path} has the ids {shown}; expected 0…{len(ids) - 1}, each once")
+    check_classes(ClassTable.of([(entry.name, entry.color) for entry in entries]), path)
     return entries
 
 

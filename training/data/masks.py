@@ -1,5 +1,6 @@
 """Reading masks exactly: ids as they are, colours by a table that knows every colour."""
 
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from segship.runtime.palettes import ClassTable, Color
 from segship.training.data import IGNORE_INDEX
 
 UNLISTED: Final = -1
+
+NO_TEXT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,24 @@ def renumber(classes: ClassTable, ignore: Collection[int]) -> tuple[ClassTable, 
     new_ids = {old: new for new, old in enumerate(kept)}
     remaining = ClassTable.of([(classes.names[old], classes.palette[old]) for old in kept])
     return remaining, tuple(new_ids.get(old, IGNORE_INDEX) for old in range(len(classes)))
+
+
+def check_classes(classes: ClassTable, origin: Path) -> ClassTable:
+    """Refuse classes that cannot be told apart, or whose names are not one line of text each.
+
+    Args:
+        classes: those of a dataset's table, returned as they are.
+        origin: the file that lists them, for messages.
+
+    Raises:
+        DatasetError: naming the file, and the name that is none.
+    """
+    if len(set(classes.names)) < len(classes) or len(set(classes.palette)) < len(classes):
+        raise DatasetError(f"{origin}: a name or a colour stands twice; each class needs its own")
+    for name in classes.names:
+        if not name or any(unicodedata.category(character) in NO_TEXT for character in name):
+            raise DatasetError(f"{origin}: {name[:60]!a} is no name of a class; expected one line of text")
+    return classes
 
 
 class ColorTable:

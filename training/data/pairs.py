@@ -160,9 +160,11 @@ def pair_listed(names: Sequence[str], images: Path, masks: Path, origin: Path) -
     for what, folder, found in (("picture", images, pictures), ("mask", masks, candidates)):
         missing = [name for name in names if name not in found]
         if missing:
+            has_suffix = missing[0].rpartition(".")[0] in found
+            advice = "leave the suffix away" if has_suffix else "add what is missing, or take the entries out"
             raise DatasetError(
                 f"{origin}: {missing[0]!r} has no {what} in {folder}; {len(missing)} of {len(names)} entries have "
-                "none; add what is missing, or take the entries out"
+                f"none; {advice}"
             )
     return [(pictures[name], candidates[name]) for name in names]
 

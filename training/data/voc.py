@@ -17,7 +17,7 @@ from typing import Final
 from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import VOC, VOC_VOID_COLOR, VOID_NAMES, ClassTable, Color, voc_colors
 from segship.training.data import IGNORE_INDEX, DataOptions, Split
-from segship.training.data.masks import ColorTable, MaskReader, renumber
+from segship.training.data.masks import ColorTable, MaskReader, check_classes, renumber
 from segship.training.data.pairs import (
     Pair,
     Pairs,
@@ -74,6 +74,8 @@ def _mask_folder(root: Path) -> Path | None:
 def _find_pairs(root: Path, options: DataOptions) -> tuple[list[Pair], list[Pair]]:
     masks = _mask_folder(root) or root
     images = options.images or root / "JPEGImages"
+    if options.images and not images.is_dir():
+        raise DatasetError(f"--images DIR: {str(images)!r} is no folder; expected the one that holds the pictures")
     if not images.is_dir() or not pictures_by_name(images):
         raise DatasetError(f"{images} holds no pictures; where they are elsewhere, name their folder: --images DIR")
     lists = {path.stem.lower(): path for path in sorted((root / LISTS).glob("*.txt"))}  # CVAT's may be Train.txt
@@ -124,17 +126,11 @@ def _read_labelmap(path: Path) -> ClassTable:
         if not all(0 <= value <= 255 for value in (red, green, blue)):
             raise DatasetError(f"{path}: {line!r} has a colour outside 0…255")
         rows.append((name.strip(), (red, green, blue)))
-    return _check_twins(ClassTable.of(rows), path)
+    return check_classes(ClassTable.of(rows), path)
 
 
 def _read_class_names(path: Path) -> ClassTable:
     names = read_names(path)
     if names[0] == "__ignore__":  # whose id is -1, stored as 255
         names = names[1:]
-    return _check_twins(ClassTable(tuple(names), voc_colors(len(names))), path)
-
-
-def _check_twins(classes: ClassTable, path: Path) -> ClassTable:
-    if len(set(classes.names)) < len(classes) or len(set(classes.palette)) < len(classes):
-        raise DatasetError(f"{path}: a name or a colour stands twice; each class needs its own")
-    return classes
+    return check_classes(ClassTable(tuple(names), voc_colors(len(names))), path)

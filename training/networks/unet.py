@@ -52,10 +52,15 @@ class UNet(nn.Module):
         num_classes: number of logits per pixel.
         in_channels: channels of the picture.
         base_channels: channels at full resolution; 64 in the paper.
+
+    Raises:
+        ValueError: if ``base_channels`` is no whole number, or below 1.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, base_channels: int = 64) -> None:
         super().__init__()
+        if not isinstance(base_channels, int) or base_channels < 1:  # cards and configurations may hold anything
+            raise ValueError(f"base_channels is {base_channels!r}; expected a whole number from 1")
         c = base_channels
         self.down1 = DoubleConvolution(in_channels, c)
         self.down2 = DoubleConvolution(c, 2 * c)

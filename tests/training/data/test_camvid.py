@@ -113,7 +113,8 @@ def test_a_colour_mask_may_be_named_like_its_picture_or_with_l(color_tree: Path,
     assert len(_read_everything(color_tree).train) == 6
 
 
-def test_class_dict_gives_31_classes_and_void(color_tree: Path) -> None:
+@pytest.mark.parametrize("table", ["class_dict.csv", "label_colors.txt"])
+def test_a_table_of_32_classes_gives_31_and_void(color_tree: Path, table: str) -> None:
     rows = [line.split(",") for line in THIRTY_TWO_CLASSES.splitlines()[1:]]
     assert len(rows) == 32
     colors = np.array([[int(value) for value in row[1:]] for row in rows], np.uint8)
@@ -122,7 +123,11 @@ def test_class_dict_gives_31_classes_and_void(color_tree: Path) -> None:
         for number in range(6 if part == "train" else 3):
             PillowImage.fromarray(picture).save(color_tree / part / f"seq_{number:03}.png")
             PillowImage.fromarray(colors.reshape(4, 8, 3)).save(_mask(color_tree, part, number))
-    (color_tree / "class_dict.csv").write_text(THIRTY_TWO_CLASSES)
+    if table == "class_dict.csv":
+        (color_tree / table).write_text(THIRTY_TWO_CLASSES)
+    else:  # the original, with one tab or two before the name
+        lines = [f"{r} {g} {b}\t{chr(9) * (len(name) % 2)}{name}" for name, r, g, b in rows]
+        (color_tree / table).write_text("\r\n".join(lines))
     split = _read_everything(color_tree)
     assert split.train.classes == split.val.classes
     assert split.train.classes.names == tuple(row[0] for row in rows if row[0] != "Void")
@@ -212,7 +217,7 @@ COLOR_HARMS: dict[str, tuple[Harm, str]] = {
     "an unknown colour": (
         lambda tree: _smudge(_mask(tree)),
         r"train_labels/seq_000_L\.png: colour \(127, 64, 128\) stands for no class \(5 pixels, and 1 more such "
-        r"colours\); add it to class_dict\.csv",
+        r"colours\); list the classes in .*class_dict\.csv",
     ),
     "a grey mask among colour masks": (
         lambda tree: PillowImage.open(_mask(tree)).convert("L").save(_mask(tree)),
@@ -253,6 +258,22 @@ COLOR_HARMS: dict[str, tuple[Harm, str]] = {
     "a class_dict.csv that is no text": (
         lambda tree: (tree / "class_dict.csv").write_bytes(b"\x89PNG\xff\xfe\x00name,r,g,b\n"),
         r"class_dict\.csv: expected the columns name,r,g,b",
+    ),
+    "a label_colors.txt without names": (
+        lambda tree: (tree / "label_colors.txt").write_text("128 128 128\n"),
+        r"label_colors\.txt: expected lines of r g b name with colours 0…255",
+    ),
+    "a label_colors.txt with a colour above 255": (
+        lambda tree: (tree / "label_colors.txt").write_text("128 128 256 Sky\n"),
+        r"label_colors\.txt: .*\(128, 128, 256\) is outside 0…255",
+    ),
+    "a label_colors.txt that lacks a class of the masks": (
+        lambda tree: (tree / "label_colors.txt").write_text("128 128 128\tSky\n0 0 0\tVoid\n"),
+        r"stands for no class .*; add it to label_colors\.txt",
+    ),
+    "a colour of the 32 classes without their table": (
+        lambda tree: PillowImage.new("RGB", (8, 8), (64, 192, 0)).save(_mask(tree, "val", 0)),
+        r"colour \(64, 192, 0\) stands for no class .*; list the classes in .*class_dict\.csv \(name,r,g,b\)",
     ),
     "a class_dict.csv that lacks a class of the masks": (
         lambda tree: (tree / "class_dict.csv").write_text("name,r,g,b\nSky,128,128,128\nVoid,0,0,0\n"),
@@ -312,7 +333,7 @@ def test_parts_of_different_classes_are_refused(write_camvid: WriteCamVid, color
     shutil.move(index_tree / "valannot", color_tree / "valannot")
     assert open_camvid(str(color_tree)).val.classes == CAMVID  # the 12-colour table has the same 11 classes
     (color_tree / "class_dict.csv").write_text(THIRTY_TWO_CLASSES)
-    with pytest.raises(DatasetError, match=r"index masks of 11 classes.*31 of class_dict\.csv"):
+    with pytest.raises(DatasetError, match=r"index masks of 11 classes.*31 of its table"):
         open_camvid(str(color_tree))
 
 

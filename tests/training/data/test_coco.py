@@ -252,6 +252,14 @@ def _images(**changes: object) -> list[Document]:
         ([], {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, r"two categories have one name"),
         ([], {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, r"two of the categories have the id 1"),
         ([], {"categories": [{"id": 1}]}, r"category 1 has name 'None'; expected text"),
+        ([], {"categories": [{"id": 1, "name": "\ud800x"}]}, r"all\.json: '\\ud800x' is no name of a class"),
+        (
+            [],
+            {"categories": [{"id": 1, "name": "a\n\x1b[31m"}]},
+            r"'a\\n\\x1b\[31m' is no name of a class; expected one line",
+        ),
+        ([], {"categories": [{"id": 1, "name": ""}]}, r"all\.json: '' is no name of a class"),
+        ([_object(7, 0, 3, [SQUARE], iscrowd="0")], {}, r"annotation 7 has iscrowd '0'; expected 0 or 1"),
     ],
 )
 def test_what_is_wrong_ends_in_one_line_that_says_where_and_what(

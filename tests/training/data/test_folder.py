@@ -346,6 +346,10 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda tree: (tree / "classes.json").write_bytes(b"\xff\xfe\x00"),
         r"classes\.json: cannot be read as JSON",
     ),
+    "a classes.json nested without end": (
+        lambda tree: (tree / "classes.json").write_text("[" * 100_000),
+        r"classes\.json: cannot be read as JSON",
+    ),
     "a classes.json that is no list": (lambda tree: _write_json(tree, {"0": "grass"}), r"expected a list of classes"),
     "an empty classes.json": (lambda tree: _write_json(tree, []), r"classes\.json: expected a list of classes"),
     "an entry without a colour": (
@@ -357,6 +361,8 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a colour of two values": (_set_entry(color=[1, 2]), r"\[2\]\.color has 2 values; expected 3"),
     "a colour above 255": (_set_entry(color=[1, 2, 256]), r"'sky' has the colour \(1, 2, 256\); expected values 0…255"),
     "a gap in the ids": (_set_entry(id=3), r"classes\.json has the ids 0, 1, 3; expected 0…2, each once"),
+    "an id of endless digits": (_set_entry(id=10**1000), r"has the ids 0, 1, 10+…; expected 0…2, each once$"),
+    "a name of no characters": (_set_entry(name="sky\udc80"), r"classes\.json: 'sky\\udc80' is no name of a class"),
     "an id twice": (_set_entry(id=1), r"classes\.json has the ids 0, 1, 1; expected 0…2, each once"),
     "a class of id 255": (_set_entry(id=255), r"'sky' has the id 255, which is void; expected ids 0, 1"),
     "a name twice": (_set_entry(name="road"), r"classes\.json: a name or a colour stands twice"),

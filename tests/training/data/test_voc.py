@@ -344,6 +344,11 @@ HARMS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: None,
         r"export/JPEGImages holds no pictures; where they are elsewhere, name their folder: --images DIR",
     ),
+    "a list of files": (
+        "voc",
+        lambda root: (root / "ImageSets/Segmentation/val.txt").write_text("2007_000000.jpg\n"),
+        r"val\.txt: '2007_000000\.jpg' has no picture in .*; 1 of 1 entries have none; leave the suffix away",
+    ),
     "a class name twice": (
         "labelme",
         lambda root: (root / "class_names.txt").write_text("_background_\ndent\ndent"),
@@ -388,3 +393,8 @@ def test_no_folder_is_refused(place: str) -> None:
         DatasetError, match=r"--data voc:DIR: '.*' is no folder; expected one such as VOCdevkit/VOC2012"
     ):
         open_dataset(f"voc:{place}")
+
+
+def test_images_that_are_no_folder_are_refused(cvat: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"--images DIR: '.*nowhere' is no folder; expected the one that holds"):
+        _read(cvat, images=tmp_path / "nowhere")

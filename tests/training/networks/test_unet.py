@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segship.runtime.card import Network
+from segship.runtime.errors import CheckpointError
+from segship.training.networks import build_network
 from segship.training.networks.unet import UNet
 
 
@@ -30,3 +33,11 @@ def test_a_picture_is_padded_with_zeros_right_and_below_to_the_next_multiple_of_
     assert torch.equal(entered[0][:, :, : size[0], : size[1]], picture)
     assert entered[0].count_nonzero() == picture.count_nonzero()
     assert torch.equal(logits, whole[:, :, : size[0], : size[1]])
+
+
+@pytest.mark.parametrize("base_channels", [0, -1, "two", 1.5])
+def test_base_channels_that_are_no_whole_number_from_1_are_refused(base_channels: object) -> None:
+    with pytest.raises(
+        CheckpointError, match=rf"'unet' cannot be built .*base_channels is '?{base_channels}'?; expected"
+    ):
+        build_network(Network("unet", {"base_channels": base_channels}), num_classes=2, in_channels=3)  # type: ignore[dict-item]
