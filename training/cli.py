@@ -27,10 +27,10 @@ ARCHITECTURES = (
 )
 BACKBONES = ("vgg11", "vgg13", "vgg16", "vgg19")
 
-_DATA: Final = {"data", "images", "val_fraction", "ignore"}
+_DATA: Final = {"data", "images", "val_fraction", "split_seed", "ignore", "config_file", "settings"}
 _TAKEN: Final = {
     "resume": {"device", "workers"},
-    "evaluated": {*_DATA, "device", "config_file", "settings", "out"},
+    "evaluated": {*_DATA, "device", "out"},
     "check_data": {*_DATA, "out"},
     "summary": {*_DATA, "arch", "base_channels", "backbone", "size", "crop", "num_classes"},
 }
@@ -43,6 +43,7 @@ _REFUSED: Final = {
 _KEYS: Final = {
     "images": "data_options.images",
     "val_fraction": "data_options.val_fraction",
+    "split_seed": "data_options.split_seed",
     "ignore": "data_options.ignore",
     "arch": "network.arch",
     "base_channels": "network.options.base_channels",
@@ -59,6 +60,7 @@ _KEYS: Final = {
 @click.option("--data", metavar="KIND[:DIR]", help="camvid, voc, nyuv2, bag or folder :DIR, coco:FILE.json, or demo.")
 @click.option("--images", type=click.Path(path_type=Path), help="Pictures, where they are not beside the masks.")
 @click.option("--val-fraction", type=float, help="Share held out, where the data has no split.  [default: 0.2]")
+@click.option("--split-seed", type=click.IntRange(0), help="Of the choice of those.  [default: 0]")
 @click.option("--ignore", type=int, multiple=True, help="Class id that is void; may be repeated.")
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="The network.")
 @click.option("--base-channels", type=click.IntRange(1, 512), help="Of unet, at full resolution.  [default: 64]")
@@ -88,12 +90,16 @@ _KEYS: Final = {
 @click.option("--overwrite", is_flag=True, help="Write over an earlier run in that folder.")
 @click.option("--resume", type=click.Path(path_type=Path, file_okay=False), help="Go on with the run in this folder.")
 @click.option("--eval", "evaluated", type=click.Path(path_type=Path), help="Measure a checkpoint on --data, and stop.")
-@click.option("--check-data", is_flag=True, help="Read all of --data, report what it is and what is wrong, and stop.")
+@click.option(
+    "--check-data", is_flag=True, help="Read all of --data, say and draw what it is, say what is wrong, stop."
+)
 @click.option("--preview", type=click.Path(path_type=Path), help="Draw augmented pictures into this PNG, and stop.")
 @click.option("--summary", is_flag=True, help="Print the layers of --arch, and stop.")
 @click.option("--num-classes", type=click.IntRange(1, 65535), help="For --summary, where --data does not tell.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only errors and the result.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print only errors, and what --json and the options that stop ask for."
+)
 @click.version_option(segship.__version__)
 def seg_train(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a segmentation network and keep its best weights as a checkpoint that describes itself."""
@@ -158,15 +164,9 @@ def _resume(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
 
 
 def _evaluate(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    from segship.runtime.errors import TrainingError
-    from segship.runtime.strict import parse
-    from segship.training.data import DataOptions
     from segship.training.evaluate import evaluate
 
-    values = _values(options)
-    if not isinstance(data := values.get("data"), str):
-        raise click.UsageError("Missing option '--data' (or data in a --config file): what --eval measures on.")
-    data_options = parse(DataOptions, values.get("data_options", {}), "configuration.data_options", TrainingError)
+    data, data_options = _data(options)
     with _progress(quiet=quiet) as progress:
         report = evaluate(
             options["evaluated"], data, data_options, options["device"] or "auto", options["out"], progress
@@ -181,18 +181,15 @@ def _check_data(options: Mapping[str, Any], *, as_json: bool, quiet: bool) -> No
     from segship.training.data.sheet import draw_contact_sheet
     from segship.training.progress import ConsoleProgress
 
-    if not options["data"]:
-        raise click.UsageError("Missing option '--data': what --check-data reads.")
-    split, out = open_dataset(options["data"], _data_options(options)), options["out"]
+    split = open_dataset(*_data(options))
     with ConsoleProgress(quiet=quiet) as progress:
         progress.begin("reading", len(split.train) + len(split.val))
         report = check_dataset(split, progress.advance)
     click.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
-    if out is not None:
-        sheet = out / "check-data.png"
-        draw_contact_sheet(split, sheet)
-        if not as_json:
-            click.echo(sheet)
+    sheet = (options["out"] or Path()) / "check-data.png"
+    draw_contact_sheet(split, sheet)
+    if not as_json:
+        click.echo(f"\n{sheet}")
     if not report.ok:
         click.get_current_context().exit(EXIT_ERROR)
 
@@ -205,8 +202,8 @@ def _summarise(options: Mapping[str, Any], *, as_json: bool) -> None:
     from segship.training.summary import summarise
 
     channels, size, num_classes = 3, options["size"] or options["crop"] or (360, 480), options["num_classes"]
-    if options["data"]:
-        train = open_dataset(options["data"], _data_options(options)).train
+    if options["data"] or options["config_file"]:
+        train = open_dataset(*_data(options)).train
         channels, num_classes = train.channels, num_classes or len(train.classes)
     elif num_classes is None:
         raise click.UsageError("Missing option '--num-classes' (or '--data', which tells): what --summary counts.")
@@ -245,27 +242,33 @@ def _refuse_options_of_others(arch: str, options: Mapping[str, Any]) -> None:
         raise click.UsageError(f"--{unknown[0].replace('_', '-')} has no use for {arch}; leave it out")
 
 
-def _data_options(options: Mapping[str, Any]) -> "DataOptions":
+def _data(options: Mapping[str, Any]) -> tuple[str, "DataOptions"]:
+    """Return what ``--data`` and the options about it say, or else the file of ``--config``; without PyTorch."""
+    from segship.runtime.errors import TrainingError
+    from segship.runtime.strict import parse
     from segship.training.data import DataOptions
 
-    return DataOptions(images=options["images"], val_fraction=options["val_fraction"], ignore=options["ignore"])
+    values = _values(options)
+    if not isinstance(data := values.get("data"), str):
+        raise click.UsageError("Missing option '--data' (or data in a --config file): what is read.")
+    return data, parse(DataOptions, values.get("data_options", {}), "configuration.data_options", TrainingError)
 
 
 def _configuration(options: Mapping[str, Any]) -> "TrainConfig":
-    from segship.training.config import build_config
+    from segship.training.config import anchored, build_config
 
     values = _values(options)
     for key, flag in (("data", "--data"), ("network", "--arch")):
         if key not in values:
             raise click.UsageError(f"Missing option '{flag}' (or {key} in a --config file).")
-    config = build_config(values)
+    config = anchored(build_config(values))
     _refuse_options_of_others(config.network.arch, options)
     return config
 
 
 def _values(options: Mapping[str, Any]) -> dict[str, Any]:
     """Put together the file of ``--config``, ``--set`` over it, and the other options over both."""
-    from segship.training.config import merged, read_config, read_text, setting
+    from segship.training.settings import merged, read_config, read_text, setting
 
     path = options["config_file"]
     values = {} if path is None else read_config(read_text(path), str(path))

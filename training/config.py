@@ -1,7 +1,6 @@
-"""Everything that decides a training run, as one validated value and as TOML."""
+"""Everything that decides a training run, as one validated value."""
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ from segship.training.optimisation import OptimizerConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 Unit = Literal["epochs", "steps"]
 
-MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 8
 
 
@@ -113,69 +111,6 @@ class TrainConfig:
         return "bce" in parse_terms(self.loss.terms)
 
 
-def read_text(path: Path) -> str:
-    """Read a file of text.
-
-    Raises:
-        TrainingError: if it cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return file.read(MAX_CONFIG_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read as a configuration ({error})") from error
-
-
-def read_config(text: str, origin: str) -> dict[str, Any]:
-    """Parse TOML into plain values, not yet checked.
-
-    Raises:
-        TrainingError: if it is no TOML.
-    """
-    if len(text) > MAX_CONFIG_BYTES:
-        raise TrainingError(f"{origin} has {len(text)} characters; expected a configuration of at most 1 MiB")
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
-        raise TrainingError(f"{origin} is no valid TOML ({error})") from error
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Parse ``key=value`` as ``--set`` takes it; the value is TOML, or else a plain string, as is a date.
-
-    Raises:
-        TrainingError: if there is no ``=``.
-    """
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not all(key.split(".")):
-        raise TrainingError(f"--set {text}: expected key=value, such as optimizer.ema=0.999")
-    try:
-        parsed = tomllib.loads(f"value = {value}")
-    except (ValueError, RecursionError):
-        return key, value
-    is_value = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
-    return key, parsed["value"] if is_value else value
-
-
-def merged(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values with some replaced; keys lead into tables by dots (``optimizer.ema``).
-
-    Raises:
-        TrainingError: if a key leads through something that is no table.
-    """
-    result = dict(values)
-    for key, value in settings.items():
-        table = result
-        *path, name = key.split(".")
-        for step in path:
-            inner = table.get(step, {})
-            if not isinstance(inner, Mapping):
-                raise TrainingError(f"{key} cannot be set: {step} is a value, not a table")
-            table[step] = table = dict(inner)
-        table[name] = value
-    return result
-
-
 def build_config(values: Mapping[str, Any]) -> TrainConfig:
     """Check plain values and make a configuration of them.
 
@@ -190,6 +125,18 @@ def build_config(values: Mapping[str, Any]) -> TrainConfig:
         own = {name: value for name, value in knobs.items() if name != "preset"}
         values = {**values, "augment": dataclasses.asdict(_preset(knobs["preset"])) | own}
     return parse(TrainConfig, values, "configuration", TrainingError)
+
+
+def anchored(config: TrainConfig) -> TrainConfig:
+    """Return a configuration whose files are named from the root, so that a run can go on from any folder."""
+    kind, _, place = config.data.partition(":")
+    images, init = config.data_options.images, config.init
+    return dataclasses.replace(
+        config,
+        data=f"{kind}:{Path(place).absolute()}" if place and Path(place).exists() else config.data,
+        data_options=dataclasses.replace(config.data_options, images=images and images.absolute()),
+        init=init and init.absolute(),
+    )
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
@@ -227,8 +174,8 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
     """Refuse what no configuration has and what even a message about it would stumble over."""
     if depth > MAX_DEPTH:
         raise TrainingError(f"{where} lies {depth} tables deep; expected at most {MAX_DEPTH}")
-    if isinstance(value, int) and value.bit_length() > 63:
-        raise TrainingError(f"{where} is an integer of {value.bit_length()} bits; expected at most 63")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise TrainingError(f"{where} is an integer of {value.bit_length()} bits; expected one that 64 bits hold")
     if isinstance(value, Mapping | list):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             _check_plain(item, f"{where}.{key}", depth + 1)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from segship.runtime.errors import CheckpointError, DatasetError, OutputError
-from segship.training.config import TrainConfig, build_config, read_config, write_config
+from segship.training.config import TrainConfig, build_config, write_config
 from segship.training.distributed import World, join_world
 from segship.training.progress import Progress
 from segship.training.run import BEST_CHECKPOINT, Run, TrainResult, clear_errors
 from segship.training.scores_report import CONFUSION, REPORT
+from segship.training.settings import read_config
 from segship.training.setup import Setup, check_disk, make_network, reopen, set_up
 from segship.training.state import STATES, SavedState, states
 from segship.training.tensorboard import EVENTS

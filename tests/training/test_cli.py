@@ -335,16 +335,16 @@ def test_what_a_run_held_out_is_what_its_configuration_measures_on(
     assert json.loads(command(seg_train, *by_flags)[1])["totals"] == json.loads(out)["totals"]
 
 
-def test_data_is_checked_and_a_sheet_drawn_where_it_was_asked_for(
+def test_data_is_checked_and_a_sheet_drawn_here_or_where_it_was_asked_for(
     command: Command, index_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.iterdir())
     data = ["--data", f"camvid:{index_tree}", "--check-data"]
     status, out, err = command(seg_train, *data)
     assert (status, err) == (0, "")
     assert "Bicyclist" in out
-    assert sorted(tmp_path.iterdir()) == before
+    assert out.endswith("\ncheck-data.png\n")
+    assert (tmp_path / "check-data.png").is_file()
     status, out, _ = command(seg_train, *data, "--json", "--out", tmp_path / "check")
     assert status == 0
     assert json.loads(out)["train"]["pictures"] == 6
@@ -354,14 +354,15 @@ def test_data_is_checked_and_a_sheet_drawn_where_it_was_asked_for(
 
 def test_data_with_a_fault_is_reported_and_is_an_error(command: Command, index_tree: Path) -> None:
     PillowImage.new("L", (40, 32), 77).save(index_tree / "trainannot/seq_001.png")
-    status, out, err = command(seg_train, "--data", f"camvid:{index_tree}", "--check-data", "--json")
+    data = ["--data", f"camvid:{index_tree}", "--check-data"]
+    status, out, err = command(seg_train, *data, "--json", "--out", index_tree)
     assert (status, err) == (1, "")
     assert "label id 77" in json.loads(out)["train"]["faults"][0]
 
 
 def test_data_is_checked_without_torch(index_tree: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from segship.training.cli import main; main()"
-    arguments = [sys.executable, "-c", code, "--data", f"camvid:{index_tree}", "--check-data"]
+    arguments = [sys.executable, "-c", code, "--data", f"camvid:{index_tree}", "--check-data", "--out", str(index_tree)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Bicyclist" in done.stdout

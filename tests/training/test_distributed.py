@@ -34,7 +34,8 @@ workers = 1
 
 TRAINED = """
 from pathlib import Path
-from segship.training.config import build_config, merged, read_config
+from segship.training.config import build_config
+from segship.training.settings import merged, read_config
 from segship.training.distributed import join_world
 from segship.training.progress import Progress
 from segship.training.run import Run

@@ -17,8 +17,9 @@ from safetensors import safe_open
 
 from segship.runtime.errors import CheckpointError, DatasetError
 from segship.runtime.model_file import read_card
-from segship.training.config import build_config, read_config
+from segship.training.config import build_config
 from segship.training.progress import Progress
+from segship.training.settings import read_config
 from segship.training.state import states
 from segship.training.trainer import resume, train
 

@@ -21,7 +21,7 @@ from segship.runtime.model_file import read_card
 from segship.runtime.palettes import CAMVID
 from segship.runtime.segmenter import Segmenter
 from segship.training.augment import PRESETS
-from segship.training.config import TrainConfig, build_config, read_config
+from segship.training.config import TrainConfig, build_config
 from segship.training.data import DataOptions
 from segship.training.distributed import World
 from segship.training.evaluate import evaluate
@@ -32,6 +32,7 @@ from segship.training.metrics import ConfusionMatrix
 from segship.training.optimisation import OptimizerConfig, learning_rate
 from segship.training.progress import Progress
 from segship.training.run import Run, TrainResult
+from segship.training.settings import read_config
 from segship.training.setup import make_network, set_up
 from segship.training.state import deployable_tensors, states
 from segship.training.trainer import earlier_run, train
