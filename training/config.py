@@ -131,9 +131,10 @@ def anchored(config: TrainConfig) -> TrainConfig:
     """Return a configuration whose files are named from the root, so that a run can go on from any folder."""
     kind, _, place = config.data.partition(":")
     images, init = config.data_options.images, config.init
+    is_file = place and kind != "demo" and Path(place).exists()  # of the demo it is a variant
     return dataclasses.replace(
         config,
-        data=f"{kind}:{Path(place).absolute()}" if place and Path(place).exists() else config.data,
+        data=f"{kind}:{Path(place).absolute()}" if is_file else config.data,
         data_options=dataclasses.replace(config.data_options, images=images and images.absolute()),
         init=init and init.absolute(),
     )

@@ -4,12 +4,14 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from segship.runtime.errors import TrainingError
+
+HIGHEST_LEARNING_RATE: Final = 1000
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "poly", "step", "one-cycle"]
@@ -56,8 +58,10 @@ class OptimizerConfig:
         Raises:
             TrainingError: naming the value and what was expected.
         """
-        if not 0 < self.learning_rate < math.inf:
-            raise TrainingError(f"the learning rate is {self.learning_rate}; expected a number above 0")
+        if not 0 < self.learning_rate <= HIGHEST_LEARNING_RATE:
+            raise TrainingError(
+                f"the learning rate is {self.learning_rate}; expected a number above 0, up to {HIGHEST_LEARNING_RATE}"
+            )
         if self.accumulate < 1:
             raise TrainingError(f"optimizer.accumulate is {self.accumulate}; expected at least 1")
         shares = {"momentum": self.momentum, "warm_up": self.warm_up, "ema": self.ema, "gamma": self.gamma}

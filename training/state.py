@@ -138,6 +138,7 @@ class SavedState:
                 number, key = name.split(".")
                 moments.setdefault(int(number), {})[key] = tensor
             optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+            _lay_out_like_weights(optimizer)
             if average is not None:
                 average.network.load_state_dict(self._part(_AVERAGE))
             elif self._part(_AVERAGE):
@@ -156,6 +157,14 @@ def deployable_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | Non
         if part:
             return part
     return None
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Bring moments into their weights' order in memory, as they were: in another, steps take twice as long."""
+    for weight, moments in optimizer.state.items():
+        for key, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.shape == weight.shape:
+                moments[key] = torch.empty_like(weight, requires_grad=False).copy_(moment)
 
 
 def _parse_object(text: str) -> dict[str, Any]:

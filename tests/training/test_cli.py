@@ -360,10 +360,10 @@ def test_data_with_a_fault_is_reported_and_is_an_error(command: Command, index_t
     assert "label id 77" in json.loads(out)["train"]["faults"][0]
 
 
-def test_data_is_checked_without_torch(index_tree: Path) -> None:
+def test_data_is_checked_without_torch(index_tree: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from segship.training.cli import main; main()"
     arguments = [sys.executable, "-c", code, "--data", f"camvid:{index_tree}", "--check-data", "--out", str(index_tree)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Bicyclist" in done.stdout
 

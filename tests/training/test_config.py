@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from segship.runtime.card import Network
 from segship.runtime.errors import OutputError, SegshipError
 from segship.training.augment import PRESETS, AugmentConfig
-from segship.training.config import TrainConfig, build_config, write_config
+from segship.training.config import TrainConfig, anchored, build_config, write_config
 from segship.training.data import DataOptions
 from segship.training.losses import LossConfig
 from segship.training.optimisation import OptimizerConfig
@@ -51,7 +51,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     },
     OptimizerConfig: {
         "name": st.sampled_from(["adamw", "adam", "sgd"]),
-        "learning_rate": st.floats(0, exclude_min=True, allow_infinity=False),
+        "learning_rate": st.floats(0, 1000, exclude_min=True),
         "weight_decay": st.floats(0, allow_infinity=False),
         "momentum": BELOW_ONE,
         "schedule": st.sampled_from(["cosine", "poly", "step", "one-cycle"]),
@@ -126,25 +126,10 @@ def test_a_file_as_windows_writes_it_is_read(tmp_path: Path) -> None:
     assert _read(path) == TrainConfig("demo", Network("unet"))
 
 
-def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "latin.toml").write_bytes(b'data = "caf\xe9"')
-    for name in ("none.toml", ".", "latin.toml"):
-        _refuses(lambda name=name: read_text(tmp_path / name), "cannot be read as a configuration")
-
-
 def test_a_file_that_is_too_long_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "long.toml"
     path.write_text("#" * (3 << 20))
     _refuses(lambda: _read(path), r"long\.toml has 1048577 characters; expected a configuration of at most 1 MiB")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["epochs =", "epochs = 1\nepochs = 2", "epochs = " + "1" * 5000, "drops = " + "[" * 9000, "a = " + "{b = " * 9000],
-    ids=["no value", "twice", "thousands of digits", "thousands of lists", "thousands of tables"],
-)
-def test_what_is_no_toml_is_an_error_that_names_its_file(text: str) -> None:
-    _refuses(lambda: read_config(text, "some.toml"), r"some\.toml is no valid TOML")
 
 
 @pytest.mark.parametrize(
@@ -218,66 +203,29 @@ def test_without_a_preset_knobs_start_from_their_defaults() -> None:
     assert build_config(LEAST).augment == PRESETS["light"]
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "value"),
-    [
-        ("epochs=3", "epochs", 3),
-        (" optimizer.ema = 0.999 ", "optimizer.ema", 0.999),
-        ("size=[48, 64]", "size", [48, 64]),
-        ("augment={preset = 'none'}", "augment", {"preset": "none"}),
-        ("tensorboard=true", "tensorboard", True),
-        ("data='demo:grey8'", "data", "demo:grey8"),
-        ("data=folder:a=b", "data", "folder:a=b"),
-        ("network.arch=unet", "network.arch", "unet"),
-        ("init=", "init", ""),
-        ("init=2024-01-01", "init", "2024-01-01"),
-        ("init=07:32:00", "init", "07:32:00"),
-        ("data=1\nepochs = 2", "data", "1\nepochs = 2"),
-        ("loss.class_weights=1,2,0.5", "loss.class_weights", "1,2,0.5"),
-        ("epochs=" + "1" * 5000, "epochs", "1" * 5000),
-        ("drops=" + "[" * 9000, "drops", "[" * 9000),
-    ],
-)
-def test_a_setting_is_toml_or_else_a_plain_string(text: str, key: str, value: object) -> None:
-    found = setting(text)
-    assert found == (key, value)
-    assert type(found[1]) is type(value)
-
-
-@pytest.mark.parametrize("text", ["", "epochs", "=3", ".=3", "optimizer.=3", ".ema=3", "optimizer..ema=3"])
-def test_a_setting_without_key_or_value_is_refused(text: str) -> None:
-    _refuses(lambda: setting(text), "expected key=value, such as")
-
-
-def test_settings_replace_values_along_their_path_and_nothing_else() -> None:
-    values = {"epochs": 3, "optimizer": {"name": "sgd", "ema": 0.5}}
-    table = {"terms": "ce"}
-    found = merged(values, {"optimizer.ema": 0.9, "network.options.base_channels": 8, "loss": table, "loss.ohem": 0.7})
-    assert found == {
-        "epochs": 3,
-        "optimizer": {"name": "sgd", "ema": 0.9},
-        "network": {"options": {"base_channels": 8}},
-        "loss": {"terms": "ce", "ohem": 0.7},
-    }
-    assert values == {"epochs": 3, "optimizer": {"name": "sgd", "ema": 0.5}}
-    assert table == {"terms": "ce"}
-
-
-def test_of_settings_for_one_key_the_last_one_counts() -> None:
-    assert merged({}, {"optimizer": {"ema": 0.5, "clip": 1.0}, "optimizer.ema": 0.9})["optimizer"]["ema"] == 0.9
-    assert merged({}, {"optimizer.ema": 0.9, "optimizer": {"clip": 1.0}})["optimizer"] == {"clip": 1.0}
-
-
-@pytest.mark.parametrize("values", [{"optimizer": "sgd"}, {"optimizer": [1]}, {"optimizer": {"name": 5}}])
-def test_a_setting_cannot_lead_through_a_value(values: dict[str, Any]) -> None:
-    _refuses(
-        lambda: merged(values, {"optimizer.name.first": 3}), r"optimizer\.name\.first cannot be set: \w+ is a value"
-    )
-
-
 def test_a_setting_of_thousands_of_tables_is_refused() -> None:
     key, value = setting("epochs" + ".a" * 2000 + "=1")
     _refuses(lambda: build_config(merged(LEAST, {key: value})), "tables deep; expected at most 8")
+
+
+def test_anchored_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    options = DataOptions(images=Path("photos"))
+    config = TrainConfig("folder:pictures", Network("unet"), options, init=Path("start.pth"))
+    found = anchored(config)
+    assert found.data == f"folder:{tmp_path / 'pictures'}"
+    assert (found.data_options.images, found.init) == (tmp_path / "photos", tmp_path / "start.pth")
+    assert dataclasses.replace(found, data=config.data, data_options=options, init=config.init) == config
+    assert anchored(found) == found
+
+
+@pytest.mark.parametrize("data", ["demo", "demo:grey8", "folder:none", "folder:"])
+def test_what_names_no_file_is_not_anchored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grey8").mkdir()  # by chance called like one of the demo's variants
+    config = TrainConfig(data, Network("unet"))
+    assert anchored(config) == config
 
 
 def test_a_name_that_is_no_unicode_cannot_be_written_and_leaves_nothing(tmp_path: Path) -> None:

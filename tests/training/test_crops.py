@@ -97,12 +97,14 @@ def test_classes_are_drawn_by_their_rarity_and_their_pixels_evenly() -> None:
     sample = _sample(60, 60)
     sample.labels[:30] = 1
     sample.labels[40, ::2] = RARE  # 30 pixels
+    sample.labels[50, 3] = RARE
     cropper = Cropper((1, 1), 1.0, (0, 1, 3, 100))  # class 3 is not there
     corners = [_corner(cropper(sample, np.random.default_rng(seed))[0]) for seed in range(1200)]
-    rare = [column for row, column in corners if row == 40]
+    rare = [corner for corner in corners if corner[0] >= 40]
     assert len(rare) / len(corners) == pytest.approx(0.75, abs=0.05)
-    assert set(rare) == set(range(0, 60, 2))
-    common = np.array([corner for corner in corners if corner[0] != 40])
+    assert set(rare) == {(40, column) for column in range(0, 60, 2)} | {(50, 3)}
+    assert rare.count((50, 3)) / len(rare) == pytest.approx(1 / 31, abs=0.02)
+    common = np.array([corner for corner in corners if corner[0] < 40])
     assert common[:, 0].max() < 30
     np.testing.assert_allclose(common.mean(axis=0), (14.5, 29.5), atol=3.5)
 

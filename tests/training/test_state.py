@@ -118,6 +118,14 @@ def test_training_goes_on_from_a_state_as_if_never_interrupted(
         assert torch.equal(found[tensor_name], tensor), tensor_name
 
 
+def test_moments_come_back_in_the_order_in_memory_of_their_weights(saved: Path) -> None:
+    training = Training.begin(seed=1)
+    training.restore(saved)
+    moments = [(w, m) for w in training.network.parameters() for m in training.optimizer.state[w].values() if m.ndim]
+    assert not all(moment.is_contiguous() for _, moment in moments)
+    assert all(moment.stride() == weight.stride() for weight, moment in moments)
+
+
 def test_card_and_progress_come_back_exactly(saved: Path, card: ModelCard) -> None:
     state = SavedState(saved)
     assert state.path == saved
@@ -142,6 +150,12 @@ def test_states_are_listed_the_newest_first_and_nothing_else_is(tmp_path: Path) 
         path.touch()
     assert states(tmp_path) == [paths[1], paths[2], paths[0]]
     assert paths[1] == tmp_path / "last/step_000001200.safetensors"
+
+
+def test_a_state_can_be_read_by_whoever_can_read_the_other_files(saved: Path) -> None:
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
 
 
 def test_a_state_that_was_cut_short_anywhere_is_refused(saved: Path) -> None:

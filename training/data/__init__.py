@@ -91,20 +91,22 @@ class DataOptions:
     ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a share that leaves one part empty.
+        """Refuse a share that leaves one part empty, and a seed that is none.
 
         Raises:
             DatasetError: naming the value.
         """
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise DatasetError(f"--val-fraction is {self.val_fraction}; expected a number between 0 and 1")
+        if self.split_seed < 0:
+            raise DatasetError(f"--split-seed is {self.split_seed}; expected 0 or more")
 
 
 def open_dataset(spec: str, options: DataOptions | None = None) -> Split:
     """Open the dataset that ``--data`` names.
 
     Args:
-        spec: ``KIND:DIR``, such as ``camvid:DIR``; ``demo``, ``demo:grey8`` or ``demo:grey16`` are built in.
+        spec: ``KIND:DIR``, such as ``camvid:DIR``, or ``coco:FILE.json``; ``demo``, ``demo:grey8`` or ``demo:grey16`` are built in.
         options: what that kind leaves to the user; None: nothing is asked for.
 
     Raises:
