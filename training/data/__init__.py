@@ -106,7 +106,8 @@ def open_dataset(spec: str, options: DataOptions | None = None) -> Split:
     """Open the dataset that ``--data`` names.
 
     Args:
-        spec: ``KIND:DIR``, such as ``camvid:DIR``, or ``coco:FILE.json``; ``demo``, ``demo:grey8`` or ``demo:grey16`` are built in.
+        spec: ``KIND:DIR``, such as ``camvid:DIR``, or ``coco:FILE.json``; ``demo``, ``demo:grey8`` and
+            ``demo:grey16`` are built in.
         options: what that kind leaves to the user; None: nothing is asked for.
 
     Raises:
