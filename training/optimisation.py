@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segship.runtime.errors import TrainingError
 
-HIGHEST_LEARNING_RATE: Final = 1e30  # float32 holds little more, and the optimiser would say so in its own words
+HIGHEST_LEARNING_RATE: Final = 3e38  # float32 holds little more, and the optimiser would say so in its own words
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "poly", "step", "one-cycle"]

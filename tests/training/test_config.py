@@ -51,7 +51,7 @@ FIELDS: dict[type, dict[str, st.SearchStrategy[Any]]] = {
     },
     OptimizerConfig: {
         "name": st.sampled_from(["adamw", "adam", "sgd"]),
-        "learning_rate": st.floats(0, 1e30, exclude_min=True),
+        "learning_rate": st.floats(0, 3e38, exclude_min=True),
         "weight_decay": st.floats(0, allow_infinity=False),
         "momentum": BELOW_ONE,
         "schedule": st.sampled_from(["cosine", "poly", "step", "one-cycle"]),
