@@ -36,7 +36,9 @@ class TorchBackend:
         network, _ = load_checkpoint(model)
         self._network: torch.nn.Module | None = network.to(self._device)
         name = str(self._device) if self._device.type == "cpu" else f"cuda:{self._device.index or 0}"
-        self._info = EngineInfo("torch", f"PyTorch {self._torch.__version__}", name, self._torch.get_num_threads())
+        self._info = EngineInfo(
+            "torch", f"PyTorch {self._torch.__version__}", name, "fp32", self._torch.get_num_threads()
+        )
 
     @property
     def info(self) -> EngineInfo:

@@ -11,19 +11,26 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from segship.runtime.certificate import Certificate
 from segship.runtime.errors import CardError
 from segship.runtime.palettes import Color
-from segship.runtime.preprocess import Preprocess
+from segship.runtime.preprocess import MAX_SIDE_PX, Preprocess
 from segship.runtime.strict import parse
 
 CARD_KEY: Final = "segship"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MAX_CARD_BYTES: Final = 4 << 20
 MAX_CLASSES: Final = 65535
 MAX_TILE_OVERLAP: Final = 0.9
 
-Head = Literal["logits", "labels"]
+Head = Literal["logits", "probabilities", "labels"]
 Task = Literal["multiclass", "binary"]
+InputForm = Literal["float", "pixels"]
+DynamicAxis = Literal["batch", "size"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+Shape = tuple[int | None, ...]
+"""Sizes of a tensor's axes; None where they are left open."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,24 @@ class ModelCard:
         tile_overlap: None: the network sees whole pictures, brought to ``preprocess.size``. A number in 0…0.9: it was
             trained on parts of that size at the pictures' own resolution, so pictures are cut into tiles of that size
             that overlap by this share, and their logits are blended.
-        head: what the graph returns: ``logits`` (1, K, H, W) float32, K the number of logits, or ``labels`` (1, H, W)
-            class ids, uint8 up to 256 classes and uint16 above.
+        head: what the graph returns: ``logits`` (N, K, h, w) float32, K the number of logits; ``probabilities`` of the
+            same shape, 0…1, the softmax or, of a binary network, the sigmoid of them; or ``labels`` (N, h, w) class
+            ids, uint8 up to 256 classes and uint16 above.
+        input_form: what the graph takes: ``float``: the network's input (N, C, h, w) float32, resized and normalised;
+            ``pixels``: pictures as they are decoded, (N, h, w, C) in red, green, blue order and of the depth that
+            ``preprocess`` names, which the graph normalises itself.
+        frame: None: h and w are those of ``preprocess.size``. (height, width): the graph resizes pictures of this size
+            to the network's itself and brings what it returns back; its pixels come at the frame's size.
+        dynamic: axes that the graph leaves open: ``batch``, its N, which is 1 otherwise; ``size``, its h and w, which
+            must then be multiples of ``stride``.
+        stride: what sides must be a multiple of where they are open; ``preprocess.size`` is what they are by default.
+        precision: what the graph computes in, at its widest places: its input and output are float32 all the same.
         ignore_index: the id that means "no class" in training masks; a network never returns it.
         network: which network it is; None for a model that segship did not train.
-        input_name: name of the graph's input, (1, C, H, W) float32.
+        input_name: name of the graph's input.
         output_name: name of the graph's output.
         provenance: where the model comes from.
+        certificate: what was compared with PyTorch at export; None in a checkpoint.
         format_version: the one that this segship writes; cards of older ones are read as cards of this one.
     """
 
@@ -89,11 +107,17 @@ class ModelCard:
     threshold: float = 0.5
     tile_overlap: float | None = None
     head: Head = "logits"
+    input_form: InputForm = "float"
+    frame: tuple[int, int] | None = None
+    dynamic: tuple[DynamicAxis, ...] = ()
+    stride: int = 1
+    precision: Precision = "fp32"
     ignore_index: int = 255
     network: Network | None = None
     input_name: str = "image"
     output_name: str = "logits"
     provenance: Provenance = field(default_factory=Provenance)
+    certificate: Certificate | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -118,14 +142,27 @@ class ModelCard:
             raise CardError(f"the card's threshold is {self.threshold}; expected a number between 0 and 1")
         if self.tile_overlap is not None and not 0 <= self.tile_overlap <= MAX_TILE_OVERLAP:
             raise CardError(f"the card's tile_overlap is {self.tile_overlap}; expected 0…{MAX_TILE_OVERLAP}")
-        if self.tile_overlap is not None and self.head == "labels":
+        if self.tile_overlap is not None and (self.head != "logits" or self.frame is not None):
             raise CardError(
-                f"the card's tile_overlap is {self.tile_overlap} and its head labels, but tiles can only be blended by "
-                "their logits; export with --head logits"
+                f"the card's tile_overlap is {self.tile_overlap} and its {'frame' if self.frame else 'head'} "
+                f"{self.frame or self.head}, but tiles can only be blended by their logits; export with --head logits"
             )
         if 0 <= self.ignore_index < len(self.class_names):
             raise CardError(
                 f"the card's ignore_index {self.ignore_index} is a class: {self.class_names[self.ignore_index]!r}"
+            )
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        if self.frame is not None and (self.input_form != "pixels" or "size" in self.dynamic):
+            raise CardError("the card has a frame, so its input must be pixels and its size not dynamic")
+        if self.frame is not None and not all(1 <= side <= MAX_SIDE_PX for side in self.frame):
+            raise CardError(f"the card's frame is {self.frame}; each side must lie in 1…{MAX_SIDE_PX} pixels")
+        if not 1 <= self.stride <= MAX_SIDE_PX:
+            raise CardError(f"the card's stride is {self.stride}; expected 1…{MAX_SIDE_PX}")
+        if "size" in self.dynamic and any(side % self.stride for side in self.preprocess.size):
+            raise CardError(
+                f"the card's preprocess.size {self.preprocess.size} is no multiple of its stride {self.stride}"
             )
 
     @property
@@ -137,6 +174,25 @@ class ModelCard:
     def num_logits(self) -> int:
         """Number of logits that the network has for each pixel: 1 for a binary network, otherwise one a class."""
         return 1 if self.task == "binary" else self.num_classes
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of what the graph takes: (N, C, h, w) float32, or (N, h, w, C) pixels."""
+        batch, height, width = self._open_sides
+        channels = self.preprocess.channels
+        return (batch, height, width, channels) if self.input_form == "pixels" else (batch, channels, height, width)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of what the graph returns: (N, K, h, w), or (N, h, w) labels."""
+        batch, height, width = self._open_sides
+        return (batch, height, width) if self.head == "labels" else (batch, self.num_logits, height, width)
+
+    @property
+    def _open_sides(self) -> tuple[int | None, int | None, int | None]:
+        batch = None if "batch" in self.dynamic else 1
+        height, width = self.frame or self.preprocess.size
+        return (batch, None, None) if "size" in self.dynamic else (batch, height, width)
 
     @property
     def logit_threshold(self) -> float:

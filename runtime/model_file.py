@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from segship.runtime.card import CARD_KEY, MAX_CARD_BYTES, ModelCard
+from segship.runtime.card import CARD_KEY, MAX_CARD_BYTES, ModelCard, Shape
 from segship.runtime.errors import CardError, ModelError
 
 CHECKPOINT_SUFFIX: Final = ".safetensors"
@@ -23,9 +23,6 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MAX_HEADER_BYTES: Final = 100 << 20  # what the safetensors library itself allows
 
 Buffer = mmap.mmap | bytes
-
-Shape = tuple[int | None, ...]
-"""Sizes of a tensor's axes; None where the graph leaves one open."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +118,24 @@ def check_fits(path: Path, card: ModelCard) -> None:
             f"{path} has inputs {list(header.inputs)} and outputs {list(header.outputs)}; "
             f"its card says {card.input_name!r} and {card.output_name!r}"
         )
-    planes = (card.num_logits,) if card.head == "logits" else ()
     for what, got, expected in (
-        ("takes pictures", header.inputs[card.input_name], (1, card.preprocess.channels, *card.preprocess.size)),
-        (f"returns {card.head}", header.outputs[card.output_name], (1, *planes, *card.preprocess.size)),
+        ("takes pictures", header.inputs[card.input_name], card.input_shape),
+        (f"returns {card.head}", header.outputs[card.output_name], card.output_shape),
     ):
         if got is not None and not _agree(got, expected):
-            shape = ", ".join("?" if side is None else str(side) for side in got)
             raise ModelError(
-                f"{path}: its card says that it {what} {expected}, but its graph has ({shape}) there; "
-                "this card is not this model's"
+                f"{path}: its card says that it {what} {_in_words(expected)}, but its graph has {_in_words(got)} "
+                "there; this card is not this model's"
             )
 
 
-def _agree(shape: Shape, expected: tuple[int, ...]) -> bool:
+def _agree(shape: Shape, expected: Shape) -> bool:
+    """Tell whether a graph's shape is the expected one; what a graph leaves open may be anything."""
     return len(shape) == len(expected) and all(a in (b, None) for a, b in zip(shape, expected, strict=True))
+
+
+def _in_words(shape: Shape) -> str:
+    return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
 def _read_safetensors_metadata(path: Path) -> dict[str, str]:

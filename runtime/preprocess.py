@@ -20,6 +20,7 @@ from segship.runtime.labels import resize_labels
 Depth = Literal["uint8", "uint16"]
 ColorOrder = Literal["RGB", "BGR", "grey"]
 Scale = Literal["full_scale", "image_max"]
+Interpolation = Literal["linear_exact", "linear_float"]
 
 Image = NDArray[Any]
 """A decoded picture, (H, W, C), C = 1 (grey) or 3 (red, green, blue), uint8 or uint16."""
@@ -37,7 +38,9 @@ class Preprocess:
         channels: 1 or 3.
         depth: the integer type that pictures are kept in up to the normalisation. A 16-bit picture stays 16-bit.
         resize: ``stretch``: both sides are scaled to ``size``, whatever the aspect ratio.
-        interpolation: ``linear_exact``: OpenCV's ``INTER_LINEAR_EXACT``, bit-exact on every machine.
+        interpolation: ``linear_exact``: OpenCV's ``INTER_LINEAR_EXACT`` on the picture's own integers, bit-exact on
+            every machine; ``linear_float``: linear in float32, without antialiasing and without rounding, which is
+            what a graph that resizes frames itself computes.
         color_order: order of the network's channels.
         scale: ``full_scale`` divides by the largest value the depth holds; ``image_max`` by the largest value in the
             picture (the convention of U²-Net's published weights). A black picture is scaled to 0.
@@ -49,7 +52,7 @@ class Preprocess:
     channels: int = 3
     depth: Depth = "uint8"
     resize: Literal["stretch"] = "stretch"
-    interpolation: Literal["linear_exact"] = "linear_exact"
+    interpolation: Interpolation = "linear_exact"
     color_order: ColorOrder = "RGB"
     scale: Scale = "full_scale"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -75,11 +78,17 @@ class Preprocess:
             raise CardError(f"preprocess.std is {self.std}; every value must be above 0")
 
     def geometry(self, image: Image) -> Image:
-        """Resize a picture (H, W, C) of the card's depth and channels to ``size``; the type stays."""
+        """Resize a picture (H, W, C) of the card's depth and channels to ``size``.
+
+        The type stays; ``linear_float`` turns it into float32 where it resizes.
+        """
         height, width = self.size
         if image.shape[:2] == self.size:
             return image
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+        if self.interpolation == "linear_float":
+            resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        else:
+            resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         return np.asarray(resized).reshape(height, width, self.channels)
 
     def geometry_of_labels(self, labels: NDArray[Any]) -> NDArray[Any]:

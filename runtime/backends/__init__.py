@@ -25,16 +25,18 @@ class EngineInfo:
         backend: the name that ``--backend`` takes.
         engine: library and version.
         device: that runs the graph: ``cpu`` or ``cuda:N``.
+        precision: that it calculates in: the file's own, or ``bf16`` or ``fp16`` where the engine makes it so.
         threads: that the engine may use on the CPU.
     """
 
     backend: str
     engine: str
     device: str
+    precision: str
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.backend} ({self.engine}) on {self.device}, {self.threads} CPU threads"
+        return f"{self.backend} ({self.engine}) on {self.device} in {self.precision}, {self.threads} CPU threads"
 
 
 class Backend(Protocol):
@@ -45,7 +47,7 @@ class Backend(Protocol):
         """What really runs the graph."""
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the graph's input (1, C, H, W) to its output, in memory that later runs leave alone.
+        """Map the graph's input, as the card describes it, to its output, in memory that later runs leave alone.
 
         Raises:
             BackendError: if the engine fails.

@@ -39,7 +39,9 @@ class OpenCVBackend:
             running_device = "cpu"
         else:
             raise DeviceError(f"the opencv backend has no device {device!r}; expected auto, cpu or cuda")
-        self._info = EngineInfo("opencv", f"OpenCV {cv2.__version__}", running_device, cv2.getNumThreads())
+        self._info = EngineInfo(
+            "opencv", f"OpenCV {cv2.__version__}", running_device, card.precision, cv2.getNumThreads()
+        )
         self._input, self._output = card.input_name, card.output_name
 
     @property

@@ -42,7 +42,9 @@ class OrtBackend:
             session = None
         self._session = session or self._open(model, [_CPU])
         running_device = f"cuda:{number}" if session else "cpu"
-        self._info = EngineInfo("ort", f"ONNX Runtime {self._ort.__version__}", running_device, self._threads)
+        self._info = EngineInfo(
+            "ort", f"ONNX Runtime {self._ort.__version__}", running_device, card.precision, self._threads
+        )
         self._input, self._output = card.input_name, card.output_name
 
     @property
