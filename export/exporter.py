@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import segship
 from segship.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
-from segship.export.parity import ParityReport, check_parity
+from segship.export.parity import Reference, check_parity, parity_pictures
+from segship.export.report import ParityReport
 from segship.runtime.card import CARD_KEY, Head, ModelCard
 from segship.runtime.errors import ExportError, ParityError, SegshipError, one_line
 from segship.runtime.files import replacing
@@ -113,6 +114,7 @@ def export(
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset {opset} was asked for; {MIN_OPSET}…{MAX_OPSET} can be written")
     network, card = load_checkpoint(checkpoint)
+    reference_card = card
     if head == "labels" and labels_dtype(card.num_classes) is not labels_dtype(1):
         raise ExportError(f"{card.num_classes} classes do not fit into 8-bit labels; export with --head logits")
     versions = card.provenance.versions | {"onnx": onnx.__version__, "onnxsim": importlib.metadata.version("onnxsim")}
@@ -130,7 +132,7 @@ def export(
     with replacing(path, durable=True) as temporary:
         _write_checked(model, temporary, opset)
         tell("comparing with PyTorch")
-        parity = _prove(temporary, checkpoint, images, convert, path)
+        parity = _prove(temporary, Reference(network, reference_card), card, images, convert, path)
         size = temporary.stat().st_size
     return ExportResult(path, card, opset, len(traced.graph.node), len(model.graph.node), size, fault, parity)
 
@@ -210,19 +212,21 @@ def _write_checked(model: onnx.ModelProto, path: Path, opset: int) -> None:
 
 
 def _prove(
-    temporary: Path, checkpoint: Path, images: Sequence[Path], convert: Sequence[Conversion], path: Path
+    temporary: Path,
+    reference: Reference,
+    card: ModelCard,
+    images: Sequence[Path],
+    convert: Sequence[Conversion],
+    path: Path,
 ) -> ParityReport:
     try:
-        parity = check_parity(temporary, checkpoint, images, convert)
+        parity = check_parity(temporary, card, reference, parity_pictures(images, card, convert), convert=convert)
     except SegshipError as error:
         raise ExportError(f"{path} was not written: {str(error).replace(str(temporary), path.name)}") from error
     if not parity.passes:
-        worst = next(row for row in parity.rows if not row.comparison.passes)
-        c = worst.comparison
+        worst = parity.failed[0]
         raise ParityError(
-            f"{path} was not written: {worst.engine.engine} computes something else than PyTorch "
-            f"(largest difference {c.max_abs:.2e}, {c.beyond_tolerance} logits beyond tolerance, "
-            f"{100 * c.label_agreement:.4f} % of the labels agree, {c.unexplained_flips} flips are no near tie)",
+            f"{path} was not written: {worst.engine.engine} computes something else than PyTorch ({worst.fault})",
             parity.to_markdown(),
         )
     return parity

@@ -1,163 +1,284 @@
-"""Does the exported file compute what PyTorch computes? Asked of the very file that ships, from picture to mask."""
+"""Does the exported file compute what PyTorch computes? Asked of the very file that ships, from picture to mask.
+
+Each engine goes its own road with each picture: decode, resize, normalise, network, labels, and back to the picture's
+size. Where it leaves PyTorch's, the stage is named, and in the network the node.
+"""
 
 import contextlib
 import dataclasses
 import importlib.util
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
-from segship.runtime.backends import EngineInfo
+from segship.export.report import ParityReport, ParityRow, Worst
+from segship.export.torch_backend import TorchBackend
+from segship.runtime.backends import Backend, load_backend
 from segship.runtime.card import ModelCard
-from segship.runtime.compare import Comparison, compare
-from segship.runtime.images import Conversion, ImageSource
+from segship.runtime.compare import (
+    LOOSE,
+    Comparison,
+    Expected,
+    Gate,
+    compare,
+    first_differing_stage,
+    gate_of,
+)
+from segship.runtime.errors import BackendError, ExportError, ModelError
+from segship.runtime.images import Conversion, ImageSource, read_image
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
-from segship.runtime.segmenter import Segmenter
+from segship.runtime.segmenter import Result, Segmenter
+from segship.runtime.tiling import whole_input
 
 RANDOM_PICTURES: Final = 3
-DEMO_PICTURES: Final = 8
+REAL_PICTURES: Final = 8
+"""At least so many real pictures are compared on; the built-in dataset's fill up what is missing."""
+PICTURES_AT_OTHER_SIZES: Final = 3
+OTHER_BATCHES: Final = (2, 3)
+
 ENGINES: Final = {"ort": ("onnxruntime", "cpu"), "opencv": ("cv2", "")}
 """Engines that parity is checked on: their module and the extra that brings it."""
 
 
 @dataclass(frozen=True)
-class ParityRow:
-    """One engine against PyTorch.
+class Reference:
+    """What an exported file must compute.
 
     Attributes:
-        engine: that ran the file.
-        comparison: over all pictures.
+        network: in evaluation mode, on the CPU; returns a tuple of logits (N, K, h, w), the main one first.
+        card: that says how it was trained; its head is ``logits``, its input ``float``.
     """
 
-    engine: EngineInfo
-    comparison: Comparison
+    network: nn.Module
+    card: ModelCard
 
 
-@dataclass(frozen=True)
-class ParityReport:
-    """Each of ``ENGINES`` that is installed against PyTorch.
-
-    Attributes:
-        reference: the engine that ran the checkpoint.
-        rows: one an engine.
-        pictures: what was compared, in words.
-        missing: how to install each engine that is not here, by name.
-    """
-
-    reference: EngineInfo
-    rows: tuple[ParityRow, ...]
-    pictures: str
-    missing: dict[str, str]
-
-    @property
-    def passes(self) -> bool:
-        """Whether every engine that was compared computes what PyTorch computes."""
-        return all(row.comparison.passes for row in self.rows)
-
-    def to_json(self) -> str:
-        """Return the report as a JSON document; NaN becomes null."""
-        rows = []
-        for row in self.rows:
-            figures = {k: None if v != v else v for k, v in dataclasses.asdict(row.comparison).items()}
-            figures |= {"label_agreement": row.comparison.label_agreement, "passes": row.comparison.passes}
-            rows.append({"engine": dataclasses.asdict(row.engine)} | figures)
-        return json.dumps(
-            {
-                "reference": dataclasses.asdict(self.reference),
-                "pictures": self.pictures,
-                "rows": rows,
-                "missing": self.missing,
-                "passes": self.passes,
-            }
-        )
-
-    def to_markdown(self) -> str:
-        """Return the report as a Markdown table."""
-        lines = [
-            f"Reference: {self.reference.engine} on {self.reference.device}. Pictures: {self.pictures}.",
-            "",
-            "| engine | device | max abs Δ | 99 % abs Δ | beyond tolerance | same labels | flips, no near tie | |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            c = row.comparison
-            lines.append(
-                f"| {row.engine.engine} | {row.engine.device} | {_figure(c.max_abs)} | {_figure(c.p99_abs)} "
-                f"| {c.beyond_tolerance} | {100 * c.label_agreement:.4f} % | {c.unexplained_flips} of "
-                f"{c.differing_pixels} | {'same' if c.passes else 'DIFFERS'} |"
-            )
-        lines += [
-            "",
-            "Tolerance of a logit: 1e-4 + 1e-3 · |reference|. Labels are compared at the pictures' own sizes.",
-        ]
-        lines += [f"Not checked: {name} is not installed ({how})." for name, how in self.missing.items()]
-        return "\n".join(lines) + "\n"
+Locate = Callable[[Backend, NDArray[Any]], str]
+"""Says in words where in the network an engine leaves the reference, given an input of the graph."""
 
 
 def check_parity(
-    model: Path, checkpoint: Path, images: Sequence[Path], convert: Sequence[Conversion] = ()
+    model: Path,
+    card: ModelCard,
+    reference: Reference,
+    pictures: Sequence[ImageSource],
+    *,
+    backends: Sequence[str] = (),
+    convert: Sequence[Conversion] = (),
+    gate: Gate | None = None,
+    locate: Locate | None = None,
 ) -> ParityReport:
-    """Compare an exported file with its checkpoint on each of ``ENGINES`` that is installed, on the CPU.
+    """Compare an exported file with what it was exported from, on each engine, on the CPU.
+
+    A file that leaves axes open is compared at three sizes, and at batches of two and of three pictures.
 
     Args:
         model: the ONNX file.
-        checkpoint: that it was exported from.
-        images: real pictures; none: pictures of the built-in dataset. Three seeded random ones come along.
+        card: the file's.
+        reference: what it must compute.
+        pictures: to compare on; see :func:`parity_pictures`.
+        backends: names of the engines; none: each of ``ENGINES`` that is installed. OpenVINO also runs in the precision
+            that it takes for fastest, which is recorded and gates nothing.
         convert: lossy conversions of the pictures that are allowed.
+        gate: what is asked of the engines; None: what the file's precision and form ask for.
+        locate: names the node at which an engine leaves the reference's network.
 
     Raises:
         ImageError: if a picture cannot be read.
-        BackendError: if an engine fails, or returns what is no number.
-        ModelError: if an engine cannot load the file.
+        ExportError: if an engine that was asked for is not installed.
     """
-    installed = [name for name, (module, _) in ENGINES.items() if importlib.util.find_spec(module)]
-    missing = {name: f'pip install "segship[{ENGINES[name][1]}]"' for name in ENGINES if name not in installed}
+    missing = {
+        name: f'pip install "segship[{extra}]"'
+        for name, (module, extra) in ENGINES.items()
+        if importlib.util.find_spec(module) is None and (not backends or name in backends)
+    }
+    if backends and missing:
+        raise ExportError("the comparison was asked for on what is not installed: " + ", ".join(missing.values()))
+    gate = gate or file_gate(card, reference.card)
+    refused: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        reference = stack.enter_context(Segmenter(checkpoint, backend="torch", device="cpu", convert=convert))
-        candidates = [
-            stack.enter_context(Segmenter(model, backend=name, device="cpu", convert=convert)) for name in installed
-        ]
-        comparisons: list[list[Comparison]] = [[] for _ in candidates]
-        for picture in _pictures(images, reference.card):
-            expected = reference(picture)
-            for candidate, found in zip(candidates, comparisons, strict=True):
-                found.append(compare(expected, candidate(picture)))
-        rows = tuple(
-            ParityRow(candidate.info, Comparison.merged(found))
-            for candidate, found in zip(candidates, comparisons, strict=True)
-        )
-        real = len(comparisons[0]) - RANDOM_PICTURES
-        words = f"{RANDOM_PICTURES} random, {real} {'given' if images else 'of the built-in dataset'}"
-        return ParityReport(reference.info, rows, words, missing)
+        candidates = []
+        for name in backends or [name for name in ENGINES if name not in missing]:
+            try:
+                for engine, own_gate in _load(name, model, card, gate):
+                    stack.callback(engine.close)
+                    candidates.append(_Candidate(model, engine, own_gate, convert, locate))
+            except ModelError as error:
+                refused[name] = str(error)
+        words = _compare_all(candidates, card, reference, pictures, convert)
+        rows = tuple(candidate.row() for candidate in candidates)
+    return ParityReport(TorchBackend.of_network(reference.network).info, rows, words, refused, missing)
 
 
-def _pictures(images: Sequence[Path], card: ModelCard) -> Iterator[ImageSource]:
-    yield from _random_pictures(card.preprocess)
-    if images:
-        yield from images
-    else:
-        yield from _demo_pictures(card.preprocess)
+def file_gate(card: ModelCard, reference: ModelCard) -> Gate:
+    """Return what is asked of a file: less than float32 where it resizes frames by another rule than the trainer's."""
+    return LOOSE if card.preprocess.interpolation != reference.preprocess.interpolation else gate_of(card.precision)
 
 
-def _random_pictures(form: Preprocess) -> Iterator[ImageSource]:
-    """Yield noise at the network's size: no two neighbours alike, so that nothing is hidden by smoothness."""
+def expectations(
+    reference: Reference, card: ModelCard, pictures: Sequence[ImageSource], convert: Sequence[Conversion] = ()
+) -> Iterator[tuple[ImageSource, Expected]]:
+    """Yield each picture with what PyTorch says of it, in the form and at the size of an exported file's card."""
+    form = dataclasses.replace(reference.card.preprocess, size=card.preprocess.size)
+    own_card = dataclasses.replace(reference.card, preprocess=form)
+    engine = TorchBackend.of_network(reference.network)
+    with Segmenter("the checkpoint", backend=engine, card=own_card, convert=convert) as segmenter:
+        for picture in pictures:
+            yield picture, Expected.of(segmenter(picture), segmenter.stages(picture), card)
+
+
+def parity_pictures(images: Sequence[Path], card: ModelCard, convert: Sequence[Conversion] = ()) -> list[ImageSource]:
+    """Return what a file with this card is compared on: three of seeded noise first, then at least eight real ones.
+
+    Args:
+        images: real pictures; where there are fewer than eight, the built-in dataset's fill up.
+        card: of the file. One for frames gets all pictures at the frame's size.
+        convert: lossy conversions of them that are allowed.
+    """
+    form = card.preprocess
+    real: list[ImageSource] = list(images)
+    if len(real) < REAL_PICTURES:
+        real += _demo_pictures(form, REAL_PICTURES - len(real))
+    if card.frame is not None:
+        real = [_at_size(picture, form, card.frame, convert) for picture in real]
+    return [*_random_pictures(form, card.frame or form.size), *real]
+
+
+def _compare_all(
+    candidates: Sequence["_Candidate"],
+    card: ModelCard,
+    reference: Reference,
+    pictures: Sequence[ImageSource],
+    convert: Sequence[Conversion],
+) -> str:
+    """Compare every candidate on every picture, at every size and batch that the file takes; return these in words."""
+    sizes = _sizes(card)
+    words = f"{RANDOM_PICTURES} random, {len(pictures) - RANDOM_PICTURES} real"
+    for size in sizes:
+        own = card.at_size(size)
+        some = pictures if size == card.preprocess.size else pictures[RANDOM_PICTURES - 1 :][:PICTURES_AT_OTHER_SIZES]
+        for picture, expected in expectations(reference, own, some, convert):
+            for candidate in candidates:
+                candidate.compare(own, picture, expected)
+    if len(sizes) > 1:
+        words += f", at {', '.join(f'{height}×{width}' for height, width in sizes)}"
+    if "batch" in card.dynamic:
+        for count in OTHER_BATCHES:
+            every = [expected for _, expected in expectations(reference, card, pictures[-count:], convert)]
+            for candidate in candidates:
+                candidate.compare_batch(card, pictures[-count:], every)
+        words += f", in batches of {', '.join(map(str, (1, *OTHER_BATCHES)))}"
+    return words
+
+
+class _Candidate:
+    """An engine that runs the file, and how far it was from PyTorch so far."""
+
+    def __init__(
+        self, model: Path, engine: Backend, gate: Gate | None, convert: Sequence[Conversion], locate: Locate | None
+    ) -> None:
+        self._model, self._engine, self._gate = model, engine, gate
+        self._convert, self._locate = convert, locate
+        self._comparisons: list[Comparison] = []
+        self._worst: Worst | None = None
+        self._failure = ""
+
+    def compare(self, card: ModelCard, picture: ImageSource, expected: Expected) -> None:
+        """Take one picture the whole road."""
+        segmenter = self._segmenter(card)
+        try:
+            self._add(expected, segmenter(picture))
+        except BackendError as error:
+            self._failure = self._failure or f"{error}{self._node(card, expected)}"
+
+    def compare_batch(self, card: ModelCard, pictures: Sequence[ImageSource], every: Sequence[Expected]) -> None:
+        """Take several pictures in one run of the graph."""
+        try:
+            for expected, result in zip(every, self._segmenter(card).batch(pictures), strict=True):
+                self._add(expected, result)
+        except BackendError as error:
+            self._failure = self._failure or f"in a batch of {len(pictures)}: {error}"
+
+    def row(self) -> ParityRow:
+        """Return what was found; where it is not what was asked for, with the place where it first differs."""
+        merged = Comparison.merged(self._comparisons) if self._comparisons and not self._failure else None
+        row = ParityRow(self._engine.info, self._gate, merged, self._failure, self._worst)
+        if row.keeps_to_gate or self._failure or self._worst is None:
+            return row
+        card, expected = self._worst.result.card, self._worst.expected
+        stage = first_differing_stage(expected, self._segmenter(card), self._worst.result)
+        node = self._node(card, expected) if stage == "network" else ""
+        return dataclasses.replace(row, fault=f"first differs at the stage {stage}{node}")
+
+    def _segmenter(self, card: ModelCard) -> Segmenter:
+        return Segmenter(self._model, backend=self._engine, card=card, convert=self._convert)
+
+    def _add(self, expected: Expected, result: Result) -> None:
+        comparison = compare(expected, result)
+        self._comparisons.append(comparison)
+        if self._worst is None or _badness(comparison) > _badness(self._worst.comparison):
+            self._worst = Worst(expected, result, comparison)
+
+    def _node(self, card: ModelCard, expected: Expected) -> str:
+        if self._locate is None or card.tile_overlap is not None:
+            return ""
+        return f": {self._locate(self._engine, whole_input(card, expected.stages.decoded))}"
+
+
+def _badness(comparison: Comparison) -> tuple[int, int, float]:
+    return comparison.unexplained_flips, comparison.differing_pixels, comparison.max_abs or 0.0
+
+
+def _load(name: str, model: Path, card: ModelCard, gate: Gate) -> Iterator[tuple[Backend, Gate | None]]:
+    """Load a file into an engine, with the gate that it must keep to; OpenVINO also as it would by itself."""
+    yield load_backend(name, model, card, "cpu"), gate
+    if name == "openvino":
+        from segship.runtime.backends.openvino import OpenVINOBackend
+
+        by_itself = OpenVINOBackend(model, card, "cpu", precision="engine")
+        if by_itself.info.precision != card.precision:
+            yield by_itself, None
+
+
+def _sizes(card: ModelCard) -> list[tuple[int, int]]:
+    """Return the sizes to compare at: the card's, and where it is open one that is smaller and one that is larger."""
+    height, width = card.preprocess.size
+    if "size" not in card.dynamic:
+        return [(height, width)]
+    stride = card.stride
+    fewer = -(-width * 3 // 4 // stride) * stride
+    return [(height, width), (height + stride, fewer), (max(stride, height - stride), width + 2 * stride)]
+
+
+def _random_pictures(form: Preprocess, size: tuple[int, int]) -> list[ImageSource]:
+    """Return noise at the network's size: no two neighbours alike, so that nothing is hidden by smoothness."""
     full = FULL_SCALE[form.depth]
-    for seed in range(RANDOM_PICTURES):
-        noise = np.random.default_rng(seed).integers(0, full, (*form.size, form.channels), form.depth, endpoint=True)
-        yield noise
+    return [
+        np.random.default_rng(seed).integers(0, full, (*size, form.channels), form.depth, endpoint=True)
+        for seed in range(RANDOM_PICTURES)
+    ]
 
 
-def _demo_pictures(form: Preprocess) -> Iterator[ImageSource]:
+def _demo_pictures(form: Preprocess, count: int) -> list[ImageSource]:
     from segship.training.data.demo import open_demo
 
     variant = "" if form.channels == 3 else f"grey{form.depth.removeprefix('uint')}"
     pictures = open_demo(variant).val
-    yield from (pictures[index].image for index in range(DEMO_PICTURES))
+    found = [pictures[index].image for index in range(count)]
+    widen = form.channels == 3 and form.depth == "uint16"
+    return [image.astype(np.uint16) * np.uint16(257) for image in found] if widen else list(found)
 
 
-def _figure(value: float) -> str:
-    return "n/a" if value != value else f"{value:.1e}"
+def _at_size(
+    picture: ImageSource, form: Preprocess, size: tuple[int, int], convert: Sequence[Conversion]
+) -> ImageSource:
+    image = read_image(picture, channels=form.channels, depth=form.depth, convert=convert)
+    if image.shape[:2] == size:
+        return picture
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, form.channels)

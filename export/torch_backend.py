@@ -1,7 +1,7 @@
 """PyTorch as a backend: the reference that every exported file is compared with."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray
 
@@ -28,12 +28,26 @@ class TorchBackend:
             raise ModelError(f"the torch backend runs checkpoints ({CHECKPOINT_SUFFIX}), not {model}")
         if card.head != "logits":
             raise ModelError(f"{model}: the card promises {card.head}; a checkpoint returns logits")
-        self._torch: Any = require("torch", extra="export", purpose="the torch backend")
+        require("torch", extra="export", purpose="the torch backend")
         from segship.training.checkpoint import load_checkpoint
+
+        network, _ = load_checkpoint(model)
+        self._take(network, device)
+
+    @classmethod
+    def of_network(cls, network: "torch.nn.Module", device: str = "cpu") -> Self:
+        """Run a network that is in memory: one that returns a tuple of logits, the main one first."""
+        backend = cls.__new__(cls)
+        backend._take(network, device)
+        return backend
+
+    def _take(self, network: "torch.nn.Module", device: str) -> None:
+        import torch
+
         from segship.training.device import pick_device
 
+        self._torch: Any = torch
         self._device = pick_device(device)
-        network, _ = load_checkpoint(model)
         self._network: torch.nn.Module | None = network.to(self._device)
         name = str(self._device) if self._device.type == "cpu" else f"cuda:{self._device.index or 0}"
         self._info = EngineInfo(
@@ -46,7 +60,7 @@ class TorchBackend:
         return self._info
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the network's input (1, C, H, W) to its logits (1, K, H, W)."""
+        """Map the network's input (N, C, H, W) to its logits (N, K, H, W)."""
         if self._network is None:
             raise BackendError("this backend is closed")
         try:

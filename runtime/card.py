@@ -199,6 +199,28 @@ class ModelCard:
         """Logit of a binary network above which the second class wins: the one whose sigmoid is ``threshold``."""
         return math.log(self.threshold / (1 - self.threshold))
 
+    def at_size(self, size: tuple[int, int]) -> "ModelCard":
+        """Return the card of the same model, for a graph that leaves its size open, at another size (height, width).
+
+        Raises:
+            CardError: if the graph does not leave it open, or ``size`` is no multiple of the stride.
+        """
+        if size == self.preprocess.size:
+            return self
+        if "size" not in self.dynamic:
+            height, width = self.preprocess.size
+            raise CardError(
+                f"the size {size[0]}×{size[1]} was asked for, but this model's is fixed at {height}×{width}; "
+                "export it with --dynamic size"
+            )
+        good = tuple(math.ceil(side / self.stride) * self.stride for side in size)
+        if good != size:
+            raise CardError(
+                f"the size {size[0]}×{size[1]} was asked for, but sides must be multiples of {self.stride}; "
+                f"the next good size is {good[0]}×{good[1]}"
+            )
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, size=size))
+
     def to_json(self, *, indent: int | None = None) -> str:
         """Return the card as JSON text."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=indent, allow_nan=False)

@@ -46,6 +46,17 @@ def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int], card:
     return labels
 
 
+def logits_from_probabilities(probabilities: NDArray[np.float32], card: "ModelCard") -> NDArray[np.float32]:
+    """Return logits (K, h, w) that have these probabilities (K, h, w): logarithms, of the odds for a binary network.
+
+    The network's own differ from them by one number a pixel, the same for all classes; upscaled linearly, it stays the
+    same for all classes, so labels come out as from the network's own logits.
+    """
+    smallest = np.finfo(np.float32).tiny
+    logits = np.log(np.maximum(probabilities, smallest))
+    return logits - np.log(np.maximum(1 - probabilities, smallest)) if card.task == "binary" else logits
+
+
 def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     """Bring labels (h, w) to ``size`` (height, width) by the nearest pixel."""
     if labels.shape == size:

@@ -13,14 +13,15 @@ from typing import Any, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from segship.runtime.backends import EngineInfo, default_backend, load_backend
+from segship.runtime.backends import Backend, EngineInfo, default_backend, load_backend
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, CardError, ModelError, SegshipError
+from segship.runtime.errors import BackendError, CardError, ImageError, ModelError, SegshipError
 from segship.runtime.images import Conversion, ImageSource, read_image, source_name
 from segship.runtime.labels import (
     Labels,
     labels_dtype,
     labels_from_logits,
+    logits_from_probabilities,
     probabilities_from_logits,
     resize_labels,
 )
@@ -29,7 +30,7 @@ from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
-from segship.runtime.tiling import PreparedPicture, prepare
+from segship.runtime.tiling import PreparedPicture, prepare, whole_input
 
 Extra = TypeVar("Extra")
 
@@ -42,8 +43,9 @@ class Result:
         source: where the picture came from: its path, or what kind of object it was.
         image: the picture, upright, (H, W, 1 or 3), uint8 or uint16, red, green, blue.
         labels: class ids (H, W) at the picture's own size, uint8 (uint16 above 256 classes).
-        logits: (K, h, w) float32 of the network's size, or of the picture's own where it was cut into tiles; K is 1
-            for a binary network. None where the graph returns labels.
+        logits: (K, h, w) float32 of the graph's size, or of the picture's own where it was cut into tiles; K is 1
+            for a binary network. None where the graph returns labels. Where it returns probabilities, logits that
+            have these.
         card: of the model.
         timings: milliseconds by stage: ``prepare_ms``, ``network_ms``, ``labels_ms``.
     """
@@ -112,6 +114,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Stages:
+    """A picture on its way to the network.
+
+    Attributes:
+        decoded: (H, W, C), upright, of the card's depth and channels.
+        resized: (h, w, C); None where the graph resizes, or the picture is cut into tiles.
+        normalised: (1, C, h, w) float32; None where the graph normalises, or the picture is cut into tiles.
+    """
+
+    decoded: Image
+    resized: Image | None
+    normalised: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
 class _Prepared:
     source: str
     image: Image
@@ -125,8 +142,10 @@ class Segmenter:
     Args:
         model: an ``.onnx`` file, or a checkpoint for the backend ``torch``.
         backend: name of the engine; None: ``ort`` where it is installed, otherwise ``opencv``. ``info`` says which.
+            An engine that has loaded the model already is taken as it is, with the ``card`` that it was loaded with.
         device: ``auto``, ``cpu`` or ``cuda[:N]``; what is asked for runs, or it is an error.
         card: for a model that carries none; one that has its own is not overruled.
+        size: (height, width) that pictures are brought to, for a graph that leaves its size open; None: the card's.
         convert: lossy conversions of pictures that are allowed.
 
     Raises:
@@ -139,15 +158,21 @@ class Segmenter:
         self,
         model: str | Path,
         *,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         device: str = "auto",
         card: ModelCard | None = None,
+        size: tuple[int, int] | None = None,
         convert: Collection[Conversion] = (),
     ) -> None:
         self.model = Path(model)
-        self.card = read_card(self.model) if card is None else _only_card(self.model, card)
         self.convert = frozenset(convert)
-        self._backend = load_backend(backend or default_backend(), self.model, self.card, device)
+        if backend is None or isinstance(backend, str):
+            card = read_card(self.model) if card is None else _only_card(self.model, card)
+            backend = load_backend(backend or default_backend(), self.model, card, device)
+        elif card is None:
+            raise CardError("an engine that is loaded already needs the card that it was loaded with")
+        self.card = card if size is None else card.at_size(size)
+        self._backend = backend
 
     @property
     def info(self) -> EngineInfo:
@@ -164,7 +189,25 @@ class Segmenter:
             ImageError: if it cannot be read, or only with a lossy conversion that was not allowed.
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        return self._finish(*self._infer(self._prepare(image)))
+        prepared, output = self._infer(self._prepare(image))
+        return self._finish(prepared.source, prepared.image, prepared.timings, output)
+
+    def batch(self, images: Sequence[ImageSource]) -> list[Result]:
+        """Segment several pictures in one run of the graph.
+
+        Raises:
+            ModelError: if the graph takes one picture at a time.
+            ImageError: if one cannot be read.
+            BackendError: if the engine fails or returns what the card does not promise.
+        """
+        if "batch" not in self.card.dynamic or self.card.tile_overlap is not None:
+            raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
+        pictures = [self._read(image) for image in images]
+        outputs = self.run(np.concatenate([whole_input(self.card, picture) for picture in pictures]))
+        return [
+            self._finish(source_name(image), picture, {}, output)
+            for image, picture, output in zip(images, pictures, outputs, strict=True)
+        ]
 
     @overload
     def stream(
@@ -201,8 +244,8 @@ class Segmenter:
         """
 
         def finish(numbered: tuple[int, tuple[_Prepared, NDArray[Any]]]) -> Any:
-            number, inferred = numbered
-            result = self._finish(*inferred)
+            number, (prepared, output) = numbered
+            result = self._finish(prepared.source, prepared.image, prepared.timings, output)
             return result if then is None else (result, then(number, result))
 
         stages = overlapped(
@@ -219,6 +262,40 @@ class Segmenter:
                 else:
                     yield done.result()
 
+    def stages(self, image: ImageSource) -> Stages:
+        """Return what a picture is on its way to the network.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        form = self.card.preprocess
+        decoded = self._read(image)
+        if self.card.tile_overlap is not None or self.card.frame is not None:
+            return Stages(decoded, None, None)
+        resized = form.geometry(decoded)
+        return Stages(decoded, resized, form.normalise(resized) if self.card.input_form == "float" else None)
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Map what the graph takes, of one or more pictures, to what it returns, checked.
+
+        Args:
+            batch: (N, C, h, w) or (N, h, w, C), as the card describes it.
+
+        Returns:
+            Logits (N, K, h, w), float32, also where the graph returns their probabilities; or labels (N, h, w).
+
+        Raises:
+            BackendError: if the engine fails or returns what the card does not promise.
+        """
+        output = self._backend.run(batch)
+        expected = (len(batch), *self.card.output_shape[1:])
+        if "size" in self.card.dynamic:
+            expected = (*expected[:-2], *self.card.preprocess.size)
+        if self.card.head == "labels":
+            return self._check_labels(output, expected)
+        logits = self._check_values(output, expected)
+        return logits_from_probabilities(logits, self.card) if self.card.head == "probabilities" else logits
+
     def describe(self) -> dict[str, Any]:
         """Return model, classes and what really runs, as plain values."""
         return {
@@ -228,6 +305,10 @@ class Segmenter:
             "tile_overlap": self.card.tile_overlap,
             "task": self.card.task,
             "head": self.card.head,
+            "input": self.card.input_form,
+            "frame": None if self.card.frame is None else list(self.card.frame),
+            "dynamic": list(self.card.dynamic),
+            "precision": self.card.precision,
             "classes": list(self.card.class_names),
             "engine": dataclasses.asdict(self.info),
         }
@@ -244,46 +325,48 @@ class Segmenter:
     ) -> None:
         self.close()
 
+    def _read(self, source: ImageSource) -> Image:
+        form, frame = self.card.preprocess, self.card.frame
+        image = read_image(source, channels=form.channels, depth=form.depth, convert=self.convert)
+        if frame is not None and image.shape[:2] != frame:
+            raise ImageError(
+                f"{source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
+                f"{frame[0]}×{frame[1]} frames (height × width); export one without --frame for pictures of any size"
+            )
+        return image
+
     def _prepare(self, source: ImageSource) -> _Prepared:
         start = time.perf_counter()
-        form = self.card.preprocess
-        image = read_image(source, channels=form.channels, depth=form.depth, convert=self.convert)
+        image = self._read(source)
         through = prepare(self.card, image)
         return _Prepared(source_name(source), image, through, {"prepare_ms": _ms_since(start)})
 
     def _infer(self, prepared: _Prepared) -> tuple[_Prepared, NDArray[Any]]:
         start = time.perf_counter()
-        output = prepared.through(self._run)
+        output = prepared.through(lambda batch: np.asarray(self.run(batch)[0]))
         prepared.timings["network_ms"] = _ms_since(start)
         return prepared, output
 
-    def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
+    def _finish(self, source: str, image: Image, timings: dict[str, float], output: NDArray[Any]) -> Result:
         start = time.perf_counter()
-        size = (prepared.image.shape[0], prepared.image.shape[1])
-        if self.card.head == "logits":
-            logits, labels = output, labels_from_logits(output, size, self.card)
-        else:
+        size = (image.shape[0], image.shape[1])
+        if self.card.head == "labels":
             logits, labels = None, resize_labels(output, size)
-        prepared.timings["labels_ms"] = _ms_since(start)
-        return Result(prepared.source, prepared.image, labels, logits, self.card, prepared.timings)
+        else:
+            logits, labels = output, labels_from_logits(output, size, self.card)
+        timings["labels_ms"] = _ms_since(start)
+        return Result(source, image, labels, logits, self.card, timings)
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[Any]:
-        """Map the network's input (1, C, h, w) to its logits (K, h, w) or labels (h, w), checked."""
-        output = self._backend.run(batch)
-        output = self._check_logits(output) if self.card.head == "logits" else self._check_labels(output)
-        return np.asarray(output[0])
-
-    def _check_logits(self, output: NDArray[Any]) -> NDArray[np.float32]:
-        expected = (1, self.card.num_logits, *self.card.preprocess.size)
+    def _check_values(self, output: NDArray[Any], expected: tuple[int | None, ...]) -> NDArray[np.float32]:
+        head = self.card.head
         if output.shape != expected or output.dtype != np.float32:
-            raise BackendError(f"the graph returned {_described(output)}; its card promises logits {expected} float32")
+            raise BackendError(f"the graph returned {_described(output)}; its card promises {head} {expected} float32")
         limit = np.finfo(np.float32).max  # which OpenCV 5 makes of NaN
         if not (-limit < output.min() and output.max() < limit):
             raise BackendError("the network returned values that are no numbers (NaN or infinite); its weights are bad")
         return output
 
-    def _check_labels(self, output: NDArray[Any]) -> Labels:
-        expected = (1, *self.card.preprocess.size)
+    def _check_labels(self, output: NDArray[Any], expected: tuple[int | None, ...]) -> Labels:
         labels = output.astype(labels_dtype(self.card.num_classes))  # OpenCV 4 returns them as float32
         if output.shape != expected or (labels != output).any() or labels.max() >= self.card.num_classes:
             raise BackendError(

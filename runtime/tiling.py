@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segship.runtime.card import ModelCard
 from segship.runtime.preprocess import Image
 
-Run = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""Maps the network's input (1, C, h, w) to what it returns: logits (K, h, w), or labels (h, w)."""
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+"""Maps what the graph takes of one picture, (1, C, h, w) or (1, h, w, C), to what it returns: (K, h, w) or (h, w)."""
 
 PreparedPicture = Callable[[Run], NDArray[Any]]
 """A picture that is ready for the network: called with what runs it, returns what it says of the picture."""
@@ -41,13 +41,23 @@ def prepare(card: ModelCard, image: Image) -> PreparedPicture:
     """Do of :func:`logits_of_picture` what can be done before the network is free."""
     form, overlap = card.preprocess, card.tile_overlap
     if overlap is None:
-        batch = form(image)
+        batch = whole_input(card, image)
         return lambda run: run(batch)
     # Each tile is normalised on its own, as each part was in training, and just before it is needed: prepared together,
     # tiles would take up several times the picture's memory.
     return lambda run: tiled_logits(
-        image, lambda tile: run(form.normalise(tile)), num_logits=card.num_logits, tile=form.size, overlap=overlap
+        image, lambda tile: run(graph_input(card, tile)), num_logits=card.num_logits, tile=form.size, overlap=overlap
     )
+
+
+def whole_input(card: ModelCard, image: Image) -> NDArray[Any]:
+    """Bring a picture (H, W, C) in one piece into the form that the graph takes, (1, C, h, w) or (1, h, w, C)."""
+    return graph_input(card, image if card.frame else card.preprocess.geometry(image))
+
+
+def graph_input(card: ModelCard, image: Image) -> NDArray[Any]:
+    """Bring a picture (h, w, C) of the size that the graph takes into the form that it takes."""
+    return np.ascontiguousarray(image)[None] if card.input_form == "pixels" else card.preprocess.normalise(image)
 
 
 def tiled_logits(
