@@ -11,7 +11,7 @@ import tomli_w
 from segship.runtime.card import MAX_TILE_OVERLAP, Network
 from segship.runtime.errors import TrainingError
 from segship.runtime.files import write_text
-from segship.runtime.preprocess import MAX_SIDE_PX
+from segship.runtime.preprocess import MAX_SIDE_PX, Interpolation
 from segship.runtime.strict import parse
 from segship.training.augment import PRESETS, AugmentConfig
 from segship.training.data import DataOptions
@@ -35,6 +35,8 @@ class TrainConfig:
         size: (height, width) that whole pictures are brought to, in pixels; None: that of the first training picture.
         crop: (height, width) of the parts that are trained on at the pictures' own resolution, in place of ``size``.
             Validation and deployment then run tiled.
+        interpolation: how pictures are brought to ``size``: ``linear_exact`` in their own integers, or ``linear_float``
+            as a graph that is exported with ``--frame`` does it.
         rare_crops: share of the crops that are laid around a pixel of a class drawn by its rarity, in 0…1.
         tile_overlap: share by which the tiles overlap that a network trained on crops is used with.
         epochs: passes over the training part.
@@ -61,6 +63,7 @@ class TrainConfig:
     data_options: DataOptions = field(default_factory=DataOptions)
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    interpolation: Interpolation = "linear_exact"
     rare_crops: float = 0.5
     tile_overlap: float = 0.25
     epochs: int = 20

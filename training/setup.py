@@ -126,6 +126,7 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
         config.crop or config.size or (height, width),
         train.channels,
         train.depth,
+        interpolation=config.interpolation,
         color_order=order,
         mean=(0.0,) * train.channels,
         std=(1.0,) * train.channels,

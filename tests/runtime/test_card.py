@@ -133,7 +133,7 @@ def test_deep_nesting_is_a_card_error(depth: int) -> None:
 
 def test_a_newer_format_version_is_refused_whatever_else_it_holds() -> None:
     text = json.dumps({"format_version": FORMAT_VERSION + 1, "something": "new"})
-    with pytest.raises(CardError, match=r"here: .*version 3; this segship reads up to 2; upgrade segship"):
+    with pytest.raises(CardError, match=r"here: .*version 4; this segship reads up to 3; upgrade segship"):
         ModelCard.from_json(text, origin="here")
 
 
@@ -147,7 +147,7 @@ def test_a_card_of_version_1_is_one_of_whole_pictures_with_a_logit_for_each_clas
 
 def test_a_card_of_version_1_is_written_again_as_one_of_the_current_version() -> None:
     written = json.loads(ModelCard.from_json(VERSION_1, origin="here").to_json())
-    assert written["format_version"] == FORMAT_VERSION == 2
+    assert written["format_version"] == FORMAT_VERSION == 3
     assert {"task", "threshold", "tile_overlap"} <= written.keys()
 
 
@@ -179,7 +179,7 @@ def test_a_card_that_is_too_long_is_not_parsed() -> None:
         ({"preprocess": {"size": [48, 0]}}, "each side must lie in 1…16384"),
         ({"preprocess": {"size": [48, 64], "resize": "crop"}}, "'crop'; expected one of stretch"),
         ({"preprocess": 3}, "card.preprocess is '3'; expected an object"),
-        ({"head": "masks"}, "card.head is 'masks'; expected one of logits, labels"),
+        ({"head": "masks"}, "card.head is 'masks'; expected one of logits, probabilities, labels"),
         ({"ignore_index": True}, "card.ignore_index is 'True'; expected int"),
         ({"ignore_index": 1}, "ignore_index 1 is a class: 'road'"),
         ({"class_names": []}, "0 class names"),
@@ -232,3 +232,33 @@ def test_a_card_with_two_classes_of_one_name_or_no_version_is_refused(change: di
     value = json.loads(CARD.to_json()) | change
     with pytest.raises(CardError, match=words):
         ModelCard.from_json(json.dumps(value), origin="here")
+
+
+def test_a_graph_with_an_open_size_takes_multiples_of_its_stride_and_no_other() -> None:
+    card = dataclasses.replace(CARD, dynamic=("size",), stride=2)
+    assert card.at_size((8, 6)).preprocess.size == (8, 6)
+    with pytest.raises(
+        CardError, match="7×6 was asked for, but sides must be multiples of 2; the next good size is 8×6"
+    ):
+        card.at_size((7, 6))
+    with pytest.raises(CardError, match=r"8×6 was asked for, but this model's is fixed at .*--dynamic size"):
+        CARD.at_size((8, 6))
+    assert CARD.at_size(CARD.preprocess.size) is CARD
+
+
+@pytest.mark.parametrize(
+    ("change", "takes", "returns"),
+    [
+        ({}, (1, 3, 2, 4), (1, 2, 2, 4)),
+        ({"head": "labels"}, (1, 3, 2, 4), (1, 2, 4)),
+        ({"input_form": "pixels"}, (1, 2, 4, 3), (1, 2, 2, 4)),
+        ({"input_form": "pixels", "frame": (9, 7)}, (1, 9, 7, 3), (1, 2, 9, 7)),
+        ({"dynamic": ("batch",)}, (None, 3, 2, 4), (None, 2, 2, 4)),
+        ({"dynamic": ("batch", "size")}, (None, 3, None, None), (None, 2, None, None)),
+        ({"task": "binary", "head": "probabilities"}, (1, 3, 2, 4), (1, 1, 2, 4)),
+    ],
+)
+def test_a_card_says_what_its_graph_takes_and_returns(change: dict[str, Any], takes: Any, returns: Any) -> None:
+    form = Preprocess((2, 4))
+    card = dataclasses.replace(ModelCard(("a", "b"), ((0, 0, 0), (9, 9, 9)), form), **change)
+    assert (card.input_shape, card.output_shape) == (takes, returns)
