@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import click
 
 import segship
-from segship.runtime.console import chosen, run
+from segship.runtime.console import SizeType, chosen, run
 from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, CardError, ImageError, SegshipError
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ _PATH = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("model", type=_PATH)
 @click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
-@click.option("--backend", metavar="NAME", help="Engine: ort or opencv.  [default: ort where installed, else opencv]")
+@click.option(
+    "--backend", metavar="NAME", help="Engine: ort, opencv or openvino.  [default: ort where installed, else opencv]"
+)
 @click.option("--device", default="auto", help="auto, cpu or cuda[:N]. What is asked for runs, or it is an error.")
+@click.option("--size", type=SizeType(), help="For a model of open size: what pictures are brought to.")
 @click.option("--out", type=_PATH, default=Path("segmented"), help="Folder to write to.")
 @click.option("--save", default="mask,overlay", metavar="KINDS", help="Any of mask,color,overlay; empty: nothing.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
@@ -48,6 +51,7 @@ def seg_infer(
     sources: tuple[Path, ...],
     backend: str | None,
     device: str,
+    size: tuple[int, int] | None,
     out: Path,
     save: str,
     alpha: float,
@@ -72,7 +76,7 @@ def seg_infer(
     kinds = chosen(save, OUTPUT_KINDS, "--save")
     conversions = chosen(convert, CONVERSIONS, "--convert")
     card = None if card_path is None else _read_card_file(card_path)
-    with Segmenter(model, backend=backend, device=device, card=card, convert=conversions) as segmenter:
+    with Segmenter(model, backend=backend, device=device, card=card, size=size, convert=conversions) as segmenter:
         if segmenter.info.backend != "opencv":
             cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
         files = find_images(sources, leave_out=[out / kind for kind in OUTPUT_KINDS])

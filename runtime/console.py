@@ -48,6 +48,7 @@ def chosen(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
 def run(command: click.Command) -> NoReturn:
     """Run a command and exit: with what it returns, or with one line on stderr and the status of its error."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow warns of is read all the same, or is our error
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # for names of files that are no Unicode, and consoles that are none
             stream.reconfigure(errors="backslashreplace")

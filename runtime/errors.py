@@ -17,6 +17,8 @@
     └── ExportError          no file was exported
         └── ParityError      the exported file computes something else than PyTorch
 
+    UnprovenWarning          a model runs in a way that was not compared with PyTorch, or is not the file that was
+
 A message says what was got, what was expected, and what to do about it, in one line. Libraries raise;
 only the commands turn an error into a line on stderr and an exit status:
 
@@ -43,6 +45,10 @@ EXIT_INTERRUPTED: Final = 130
 
 class SegshipError(Exception):
     """Base of every error that segship raises on purpose."""
+
+
+class UnprovenWarning(UserWarning):
+    """A model runs in a way that was not compared with PyTorch, or is not the file that was."""
 
 
 class CardError(SegshipError):

@@ -29,6 +29,7 @@ from segship.runtime.model_file import has_card, read_card
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
 from segship.runtime.preprocess import Image
+from segship.runtime.proof import warn_if_unproven
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
 from segship.runtime.tiling import PreparedPicture, prepare, whole_input
 
@@ -152,6 +153,9 @@ class Segmenter:
         ModelError: if the model is missing or damaged, or the engine cannot run it.
         CardError: if neither the model nor ``card`` says what must be known.
         BackendError: if there is no such engine or device.
+
+    Warns:
+        UnprovenWarning: if the model has a certificate that does not cover it, or the engine that runs it.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class Segmenter:
         if backend is None or isinstance(backend, str):
             card = read_card(self.model) if card is None else _only_card(self.model, card)
             backend = load_backend(backend or default_backend(), self.model, card, device)
+            warn_if_unproven(self.model, card, backend.info)
         elif card is None:
             raise CardError("an engine that is loaded already needs the card that it was loaded with")
         self.card = card if size is None else card.at_size(size)
