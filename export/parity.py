@@ -34,7 +34,7 @@ from segship.runtime.errors import BackendError, ExportError, ModelError
 from segship.runtime.images import Conversion, ImageSource, read_image
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
 from segship.runtime.segmenter import Result, Segmenter
-from segship.runtime.tiling import whole_input
+from segship.runtime.tiling import graph_input, pad_to, whole_input
 
 RANDOM_PICTURES: Final = 3
 REAL_PICTURES: Final = 8
@@ -59,8 +59,8 @@ class Reference:
     card: ModelCard
 
 
-Locate = Callable[[Backend, NDArray[Any]], str]
-"""Says in words where in the network an engine leaves the reference, given an input of the graph."""
+Locate = Callable[[Backend, ModelCard, NDArray[Any]], str]
+"""Says in words where in the network an engine leaves the reference, given the card and an input of the graph."""
 
 
 def check_parity(
@@ -226,9 +226,15 @@ class _Candidate:
             self._worst = Worst(expected, result, comparison)
 
     def _node(self, card: ModelCard, expected: Expected) -> str:
-        if self._locate is None or card.tile_overlap is not None:
+        if self._locate is None:
             return ""
-        return f": {self._locate(self._engine, whole_input(card, expected.stages.decoded))}"
+        picture, (height, width) = expected.stages.decoded, card.preprocess.size
+        if card.tile_overlap is None:
+            batch = whole_input(card, picture)
+        else:
+            batch = graph_input(card, pad_to(picture, (height, width))[:height, :width])
+        found = self._locate(self._engine, card, batch)
+        return f": {found}" if found else ""
 
 
 def _badness(comparison: Comparison) -> tuple[int, int, float]:
