@@ -42,7 +42,7 @@ REAL_PICTURES: Final = 8
 PICTURES_AT_OTHER_SIZES: Final = 3
 OTHER_BATCHES: Final = (2, 3)
 
-ENGINES: Final = {"ort": ("onnxruntime", "cpu"), "opencv": ("cv2", "")}
+ENGINES: Final = {"ort": ("onnxruntime", "cpu"), "opencv": ("cv2", ""), "openvino": ("openvino", "openvino")}
 """Engines that parity is checked on: their module and the extra that brings it."""
 
 

@@ -10,12 +10,11 @@ import click
 
 import segship
 from segship.runtime.console import SizeType, chosen, run
-from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, CardError, ImageError, SegshipError
+from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, ImageError, SegshipError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from segship.runtime.card import ModelCard
     from segship.runtime.outputs import OutputKind
     from segship.runtime.segmenter import Result, Segmenter
     from segship.runtime.sources import SourceFile
@@ -68,6 +67,7 @@ def seg_infer(
     """
     import cv2
 
+    from segship.runtime.card_values import read_card_file
     from segship.runtime.images import CONVERSIONS
     from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_names, write_classes
     from segship.runtime.segmenter import Segmenter
@@ -75,7 +75,7 @@ def seg_infer(
 
     kinds = chosen(save, OUTPUT_KINDS, "--save")
     conversions = chosen(convert, CONVERSIONS, "--convert")
-    card = None if card_path is None else _read_card_file(card_path)
+    card = None if card_path is None else read_card_file(card_path)
     with Segmenter(model, backend=backend, device=device, card=card, size=size, convert=conversions) as segmenter:
         if segmenter.info.backend != "opencv":
             cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
@@ -168,15 +168,6 @@ class _Report:
     def _advance(self) -> None:
         if self._bar:
             self._bar.advance(self._bar.task_ids[0])
-
-
-def _read_card_file(path: Path) -> "ModelCard":
-    from segship.runtime.card import ModelCard
-
-    try:
-        return ModelCard.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: the card cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def main() -> NoReturn:

@@ -1,28 +1,28 @@
-"""Reading what a model file says of itself, without loading its weights.
+"""What a model file says of itself, read and written without loading its weights.
 
 An ONNX file is a protobuf message (``ModelProto`` of onnx.proto3). Its top level is a short list of fields, the graph
 being one of them, so the metadata is found by stepping over the fields; neither the onnx package nor a second parse
 of the weights is needed. A ``.safetensors`` file starts with the length of a JSON header, which holds the metadata.
 """
 
+import hashlib
 import json
-import mmap
-from collections.abc import Iterator
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from segship.runtime.card import CARD_KEY, MAX_CARD_BYTES, ModelCard, Shape
 from segship.runtime.errors import CardError, ModelError
+from segship.runtime.external_data import external_files
+from segship.runtime.files import replacing
+from segship.runtime.protobuf import fields, length_field, mapped, parts, strings, varint
 
 CHECKPOINT_SUFFIX: Final = ".safetensors"
 
 _MODEL_GRAPH, _MODEL_OPSET_IMPORT, _MODEL_METADATA_PROPS = 7, 8, 14
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MAX_HEADER_BYTES: Final = 100 << 20  # what the safetensors library itself allows
-
-Buffer = mmap.mmap | bytes
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,19 @@ def read_onnx_header(path: Path) -> OnnxHeader:
     has_graph = False
     metadata: dict[str, str] = {}
     values: dict[int, dict[str, Shape | None]] = {_GRAPH_INPUT: {}, _GRAPH_OUTPUT: {}}
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for number, start, end in _fields(data, 0, len(data)):
-                if number == _MODEL_GRAPH:
-                    has_graph = True
-                    for part, part_start, part_end in _fields(data, start, end):
-                        if part in values:
-                            values[part].update([_value_info(data[part_start:part_end])])
-                elif number == _MODEL_OPSET_IMPORT:
-                    domain, version = _opset_import(data[start:end])
-                    opset = version if domain in ("", "ai.onnx") else opset
-                elif number == _MODEL_METADATA_PROPS and end - start <= MAX_CARD_BYTES:
-                    entry = _strings(data[start:end])
-                    metadata[entry.get(1, "")] = entry.get(2, "")
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
-    except ValueError as error:  # also what mmap says of an empty file
-        raise ModelError(f"{path} is no ONNX file, or a damaged one ({error})") from error
+    with mapped(path) as data:
+        for number, start, end in fields(data, 0, len(data)):
+            if number == _MODEL_GRAPH:
+                has_graph = True
+                for part, part_start, part_end in fields(data, start, end):
+                    if part in values:
+                        values[part].update([_value_info(data[part_start:part_end])])
+            elif number == _MODEL_OPSET_IMPORT:
+                domain, version = _opset_import(data[start:end])
+                opset = version if domain in ("", "ai.onnx") else opset
+            elif number == _MODEL_METADATA_PROPS and end - start <= MAX_CARD_BYTES:
+                entry = strings(data[start:end])
+                metadata[entry.get(1, "")] = entry.get(2, "")
     if not has_graph or not opset:
         raise ModelError(f"{path} is no ONNX file: it holds no graph or names no opset")
     return OnnxHeader(opset, metadata, values[_GRAPH_INPUT], values[_GRAPH_OUTPUT])
@@ -86,7 +81,7 @@ def read_card(path: Path) -> ModelCard:
     if CARD_KEY not in metadata:
         raise CardError(
             f"{path} carries no segship card, so its preprocessing and classes are unknown; "
-            "export it with seg-export, or give the card as a JSON file (seg-infer --card FILE)"
+            "export it with seg-export, give it one with seg-check card, or give a JSON file (seg-infer --card FILE)"
         )
     return ModelCard.from_json(metadata[CARD_KEY], origin=str(path))
 
@@ -104,15 +99,94 @@ def _read_metadata(path: Path) -> dict[str, str]:
     return _read_safetensors_metadata(path) if path.suffix == CHECKPOINT_SUFFIX else read_onnx_header(path).metadata
 
 
-def check_fits(path: Path, card: ModelCard) -> None:
-    """Compare the inputs and outputs of an ONNX file with what its card says of them.
+def write_card(path: Path, card: ModelCard, *, output: Path | None = None) -> None:
+    """Give an ONNX file another card; all else in it stays as it is, byte for byte.
+
+    Args:
+        path: of the file. Weights that lie in files beside it are left alone.
+        card: that it will carry.
+        output: where to write the file that carries the card; None: to ``path`` itself.
 
     Raises:
-        ModelError: if names or sizes differ, or the file is missing or damaged.
+        ModelError: if the file is missing or damaged, or ``output`` would lie apart from its weights.
+        CardError: if the card is too long.
+        OutputError: if the file cannot be written.
+    """
+    text = card.to_json()
+    if len(text) > MAX_CARD_BYTES:
+        raise CardError(f"the card has {len(text)} characters; at most {MAX_CARD_BYTES} can be written")
+    entry = length_field(1, CARD_KEY.encode()) + length_field(2, text.encode())
+    output = path if output is None else output
+    if output.parent.resolve() != path.parent.resolve() and (files := external_files(path)):
+        raise ModelError(
+            f"{path} has weights in {files[0]}, so {output} would lack them; write it into the same folder"
+        )
+    with replacing(output, durable=True) as temporary:
+        with mapped(path) as data, memoryview(data) as view, temporary.open("wb") as file:
+            begin = 0
+            for number, start, end in fields(data, 0, len(data)):
+                if number != _MODEL_METADATA_PROPS or strings(data[start:end]).get(1) != CARD_KEY:
+                    file.write(view[begin:end])
+                begin = end
+            file.write(length_field(_MODEL_METADATA_PROPS, entry))
+        shutil.copymode(path, temporary)
+
+
+def content_sha256(path: Path, card: ModelCard | None = None) -> str:
+    """Return the sha-256 of what an ONNX file computes and how it is to be used: what its certificate stands for.
+
+    It covers every field of the file but its metadata, the files that hold weights of it, and its card without the
+    certificate, in a form that neither the order of the card's keys nor the way that a number is written changes.
+
+    Args:
+        path: of the file.
+        card: that it is used with, where it carries none itself.
+
+    Raises:
+        ModelError: if the file is missing or damaged, or weights of it are.
+        CardError: if its card is no JSON object.
+    """
+    content = hashlib.sha256()
+    with mapped(path) as data, memoryview(data) as view:
+        for number, start, end in fields(data, 0, len(data)):
+            if number != _MODEL_METADATA_PROPS:
+                content.update(b"%d:%d:" % (number, end - start))
+                content.update(view[start:end])
+    for weights in external_files(path):
+        try:
+            with weights.open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"cannot read the weights {weights}: {error.strerror or error}") from error
+    content.update(_canonical_card(path, card))
+    return content.hexdigest()
+
+
+def _canonical_card(path: Path, given: ModelCard | None) -> bytes:
+    """Return a file's card without its certificate as the only JSON text there is of it; without card: of null."""
+    text = read_onnx_header(path).metadata.get(CARD_KEY, "null" if given is None else given.to_json())
+    try:
+        card = json.loads(text, parse_int=float)  # 0 and 0.0 are the same mean
+    except (ValueError, RecursionError) as error:
+        raise CardError(f"{path}: the card is no valid JSON ({error})") from error
+    if isinstance(card, dict):
+        card["certificate"] = None
+    return json.dumps(card, sort_keys=True, separators=(",", ":")).encode()
+
+
+def check_fits(path: Path, card: ModelCard) -> None:
+    """Compare the inputs and outputs of an ONNX file with what its card says of them, and look for all its weights.
+
+    Engines are given no file that this has not seen.
+
+    Raises:
+        ModelError: if names or sizes differ, the file is missing or damaged, or weights of it are missing or lie where
+            none may.
     """
     if path.suffix == CHECKPOINT_SUFFIX:
         raise ModelError(f"{path} is a checkpoint, not an ONNX file; export it with seg-export, or use --backend torch")
     header = read_onnx_header(path)
+    external_files(path)
     if card.input_name not in header.inputs or card.output_name not in header.outputs:
         raise ModelError(
             f"{path} has inputs {list(header.inputs)} and outputs {list(header.outputs)}; "
@@ -152,67 +226,27 @@ def _read_safetensors_metadata(path: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in metadata}
 
 
-def _varint(data: Buffer, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("it ends in the middle of a number")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number has more than ten bytes")
-
-
-def _fields(data: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (field number, start, end) of each field of a message; a varint's bytes are its own span."""
-    while at < end:
-        tag, start = _varint(data, at)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _LENGTH:
-            length, start = _varint(data, start)
-            at = start + length
-        elif wire_type == _VARINT:
-            _, at = _varint(data, start)
-        elif wire_type in (_FIXED32, _FIXED64):
-            at = start + (4 if wire_type == _FIXED32 else 8)
-        else:
-            raise ValueError(f"byte {at} starts no protobuf field")
-        if number == 0 or at > end:
-            raise ValueError("a field is longer than the file" if number else "a field has the number 0")
-        yield number, start, at
-
-
 def _opset_import(message: bytes) -> tuple[str, int]:
     """Domain and version of an ``OperatorSetIdProto``."""
     domain, version = "", 0
-    for number, start, end in _fields(message, 0, len(message)):
+    for number, start, end in fields(message, 0, len(message)):
         if number == 1:
             domain = message[start:end].decode("utf-8")
         elif number == 2:
-            version, _ = _varint(message, start)
+            version, _ = varint(message, start)
     return domain, version
 
 
 def _value_info(message: bytes) -> tuple[str, Shape | None]:
     """Name and shape of a ``ValueInfoProto``; the shape lies in type (2), tensor_type (1), shape (2), dim (1)."""
-    name = b"".join(_parts(message, 1)).decode("utf-8")
-    shapes = [shape for kind in _parts(message, 2) for tensor in _parts(kind, 1) for shape in _parts(tensor, 2)]
-    return name, tuple(_dimension(dim) for dim in _parts(shapes[0], 1)) if shapes else None
+    name = b"".join(parts(message, 1)).decode("utf-8")
+    shapes = [shape for kind in parts(message, 2) for tensor in parts(kind, 1) for shape in parts(tensor, 2)]
+    return name, tuple(_dimension(dim) for dim in parts(shapes[0], 1)) if shapes else None
 
 
 def _dimension(message: bytes) -> int | None:
-    for number, start, _ in _fields(message, 0, len(message)):
+    for number, start, _ in fields(message, 0, len(message)):
         if number == 1:
-            value, _ = _varint(message, start)
+            value, _ = varint(message, start)
             return value if 0 < value < 1 << 63 else None  # some tools write -1 for an open size
     return None
-
-
-def _parts(message: bytes, wanted: int) -> list[bytes]:
-    return [message[start:end] for number, start, end in _fields(message, 0, len(message)) if number == wanted]
-
-
-def _strings(message: bytes) -> dict[int, str]:
-    return {number: message[start:end].decode("utf-8") for number, start, end in _fields(message, 0, len(message))}

@@ -19,7 +19,7 @@ def unproven(model: Path, card: ModelCard, engine: EngineInfo) -> str:
     """Say in words why what runs was not proven; empty if it was, or if the model has no certificate at all."""
     if card.certificate is None:
         return ""
-    if content_sha256(model) != card.certificate.content_sha256:
+    if content_sha256(model, card) != card.certificate.content_sha256:
         return "its graph, weights or card were changed since it was proven to compute what PyTorch computes"
     if card.certificate.proof(engine.backend, engine.device, engine.precision) is None:
         return (

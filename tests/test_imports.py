@@ -119,6 +119,9 @@ def test_a_command_without_torch_ends_in_one_line_with_the_command_that_installs
         ("seg-train", "segship.training.cli"),
         ("seg-export", "segship.export.cli"),
         ("seg-infer", "segship.runtime.cli"),
+        ("seg-check", "segship.runtime.check_cli"),
+        ("seg-check model", "segship.runtime.check_cli"),
+        ("seg-check card", "segship.runtime.check_cli"),
     ],
 )
 def test_help_imports_neither_numpy_nor_an_engine(command: str, module: str) -> None:
@@ -127,7 +130,7 @@ import atexit, sys
 heavy = {"numpy", "cv2", "PIL", "torch", "onnx", "onnxruntime", "onnxsim", "matplotlib", "rich"}
 atexit.register(lambda: print("imported:", sorted(heavy & set(sys.modules))))
 """
-    done = _python(code + RUN.format(argv=[command, "--help"], module=module))
+    done = _python(code + RUN.format(argv=[*command.split(), "--help"], module=module))
     assert done.returncode == 0, done.stderr
     assert f"Usage: {command} " in done.stdout
     assert done.stdout.endswith("imported: []\n")

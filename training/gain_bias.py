@@ -1,4 +1,4 @@
-"""The second half of the preprocessing as a torch module, for the training device."""
+"""The second half of the preprocessing as a torch module: for the training device, and for graphs that take pixels."""
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ class GainBias(nn.Module):
 
     gain: Tensor
     bias: Tensor
+    std: Tensor
 
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
@@ -22,14 +23,18 @@ class GainBias(nn.Module):
         gain, bias = preprocess.gain_and_bias(FULL_SCALE[preprocess.depth])
         self.register_buffer("gain", torch.from_numpy(gain).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("bias", torch.from_numpy(bias).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, C, H, W), red, green, blue, any integer type, to the network's input (N, C, H, W), float32."""
+        """Map pixels (N, C, H, W), red, green, blue, of any type, to the network's input (N, C, H, W), float32."""
+        values = pixels.float()
         if self.preprocess.color_order == "BGR":
-            pixels = pixels.flip(1)
-        if self.preprocess.scale == "image_max":
-            gains = [self.preprocess.gain_and_bias(float(image.max()))[0] for image in pixels]
-            gain = torch.stack([torch.from_numpy(one) for one in gains]).view(len(gains), -1, 1, 1).to(pixels.device)
-        else:
-            gain = self.gain
-        return pixels.float() * gain + self.bias
+            values = values.flip(1)
+        return values * self._gain_for(values) + self.bias
+
+    def _gain_for(self, values: Tensor) -> Tensor:
+        if self.preprocess.scale == "full_scale":
+            return self.gain
+        largest = values.amax(dim=(1, 2, 3), keepdim=True)  # of each picture for itself
+        divisor = torch.where(largest == 0, torch.ones_like(largest), largest)  # a black picture stays black
+        return 1 / (divisor * self.std)

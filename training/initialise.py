@@ -60,11 +60,11 @@ class InitReport:
         total = len(self.loaded) + len(self.misfits) + len(self.missing)
         text = f"loaded {len(self.loaded)} of {total} tensors"
         if self.misfits:
-            text += f"; fresh: {_shortened(self.misfits)}"
+            text += f"; fresh: {shortened(self.misfits)}"
         if self.missing:
-            text += f"\nfresh, since not in the file: {_shortened(self.missing)}"
+            text += f"\nfresh, since not in the file: {shortened(self.missing)}"
         if self.unused:
-            text += f"\nonly in the file: {_shortened(self.unused)}"
+            text += f"\nonly in the file: {shortened(self.unused)}"
         return text
 
 
@@ -81,13 +81,13 @@ def initialise(network: nn.Module, path: Path) -> InitReport:
         CheckpointError: if the file cannot be read as weights, none of them fits, or one that fits is no number. The
             network is as it was then.
     """
-    found = _read(path)
     wanted: dict[str, Tensor] = network.state_dict()
+    found = _read(path, wanted)
     fitting = {name: found[name] for name in wanted if name in found and _fits(found[name], wanted[name])}
     if not any(tensor.is_floating_point() for tensor in fitting.values()):
         raise CheckpointError(
-            f"{path}: none of its weights has name and shape of one of the network; it has {_shortened(found)}; "
-            f"the network has {_shortened(wanted)}; give weights of this architecture"
+            f"{path}: none of its weights has name and shape of one of the network; it has {shortened(found)}; "
+            f"the network has {shortened(wanted)}; give weights of this architecture"
         )
     cast = {name: tensor.detach().to(wanted[name].dtype) for name, tensor in fitting.items()}
     for name, tensor in cast.items():
@@ -106,8 +106,8 @@ def initialise(network: nn.Module, path: Path) -> InitReport:
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, on the CPU, by name.
+def _read(path: Path, wanted: Iterable[str]) -> dict[str, Tensor]:
+    """Read the tensors of a file, on the CPU, by name; what was put before all names goes, if they are not ``wanted``.
 
     Raises:
         CheckpointError: if it is missing, damaged, holds no tensors, or asks for code.
@@ -131,9 +131,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds no tensors by name; expected what torch.save(network.state_dict(), FILE) writes"
         )
-    while prefix := next((prefix for prefix in _WRAPPER_PREFIXES if all(n.startswith(prefix) for n in tensors)), None):
+    names = set(wanted)  # those of a network may begin with such a prefix themselves
+    while names.isdisjoint(tensors) and (prefix := _common_prefix(tensors)):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return deployable_tensors(tensors) or tensors
+    return tensors if not names.isdisjoint(tensors) else deployable_tensors(tensors) or tensors
+
+
+def _common_prefix(names: Iterable[str]) -> str | None:
+    return next((prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
 
 def _unwrapped(content: object) -> Mapping[Any, Any]:
@@ -176,7 +181,8 @@ def _form(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _shortened(items: Iterable[object]) -> str:
+def shortened(items: Iterable[object]) -> str:
+    """Return the first few of some items as text, and how many more there are."""
     texts = [str(item) for item in items]
     more = f" and {len(texts) - NAMES_SHOWN} more" if len(texts) > NAMES_SHOWN else ""
     return ", ".join(texts[:NAMES_SHOWN]) + more

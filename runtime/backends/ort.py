@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
+from segship.runtime.backends.common import available_cpus, check_batch, import_onnxruntime
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line, require
+from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
 from segship.runtime.model_file import check_fits
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -31,7 +32,7 @@ class OrtBackend:
     def __init__(self, model: Path, card: ModelCard, device: str) -> None:
         check_fits(model, card)
         wants_cuda = device.startswith("cuda")
-        self._ort: Any = require("onnxruntime", extra="gpu" if wants_cuda else "cpu", purpose="the ort backend")
+        self._ort = import_onnxruntime("gpu" if wants_cuda else "cpu")
         self._threads = available_cpus()
         if device not in ("auto", "cpu") and not wants_cuda:
             raise DeviceError(f"the ort backend has no device {device!r}; expected auto, cpu or cuda[:N]")
@@ -45,7 +46,7 @@ class OrtBackend:
         self._info = EngineInfo(
             "ort", f"ONNX Runtime {self._ort.__version__}", running_device, card.precision, self._threads
         )
-        self._input, self._output = card.input_name, card.output_name
+        self._card = card
 
     @property
     def info(self) -> EngineInfo:
@@ -53,11 +54,12 @@ class OrtBackend:
         return self._info
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the graph's input (1, C, H, W) to its output."""
+        """Map the graph's input to its output, both as the card describes them."""
         if self._session is None:
             raise BackendError("this backend is closed")
+        check_batch(batch, self._card)
         try:
-            return np.asarray(self._session.run([self._output], {self._input: batch})[0])
+            return np.asarray(self._session.run([self._card.output_name], {self._card.input_name: batch})[0])
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this
             raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
 
@@ -104,11 +106,6 @@ class OrtBackend:
 
     def _cuda_may_work(self) -> bool:
         return _CUDA in self._ort.get_available_providers() and _has_nvidia_driver()
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cuda_number(device: str) -> int:

@@ -1,5 +1,6 @@
 """What the runtime's tests share: models of several forms, pictures that Pillow cannot write, and the command."""
 
+import dataclasses
 import struct
 import sys
 import zlib
@@ -14,6 +15,9 @@ from PIL import Image as PillowImage
 
 from segship.export.exporter import export
 from segship.runtime.card import CARD_KEY, ModelCard
+from segship.runtime.model_file import read_card, write_card
+from segship.runtime.palettes import DEMO
+from segship.runtime.preprocess import Preprocess
 
 Run = Callable[..., tuple[int, str, str]]
 WriteDeep = Callable[..., Path]
@@ -102,8 +106,57 @@ def with_card(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def conv_card() -> ModelCard:
+    """The card of a network of one convolution that takes pictures of 24×32 pixels."""
+    form = Preprocess((24, 32), mean=(0.4, 0.45, 0.5), std=(0.2, 0.21, 0.22))
+    return ModelCard(DEMO.names, DEMO.palette, form, stride=8)
+
+
+@pytest.fixture(scope="session")
+def write_conv_model() -> Callable[..., Path]:
+    """Write a network of one convolution, with the head that a card names and this card."""
+
+    def write(path: Path, card: ModelCard, *, seed: int = 3) -> Path:
+        rng = np.random.default_rng(seed)
+        weights = rng.normal(size=(card.num_logits, card.preprocess.channels, 3, 3)).astype(np.float32)
+        bias = rng.normal(size=card.num_logits).astype(np.float32)
+        convolution = onnx.helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], pads=[1, 1, 1, 1])
+        argmax = onnx.helper.make_node("ArgMax", ["logits"], ["ids"], axis=1, keepdims=0)
+        cast = onnx.helper.make_node("Cast", ["ids"], ["labels"], to=onnx.TensorProto.UINT8)
+        values = [
+            onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, card.input_shape),
+            onnx.helper.make_tensor_value_info(
+                card.head,
+                onnx.TensorProto.FLOAT if card.head == "logits" else onnx.TensorProto.UINT8,
+                card.output_shape,
+            ),
+        ]
+        graph = onnx.helper.make_graph(
+            [convolution] if card.head == "logits" else [convolution, argmax, cast],
+            "conv",
+            values[:1],
+            values[1:],
+            [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(bias, "bias")],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = CARD_KEY, card.to_json()
+        onnx.save(model, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def conv_model(write_conv_model: Callable[..., Path], conv_card: ModelCard, tmp_path: Path) -> Path:
+    """A network of one convolution, with its card, in a folder of its own."""
+    (tmp_path / "conv").mkdir()
+    return write_conv_model(tmp_path / "conv/conv.onnx", conv_card)
+
+
+@pytest.fixture(scope="session")
 def nan_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tiny_model``, one of whose last weights is no number."""
+    """``tiny_model`` without certificate, one of whose last weights is no number."""
     proto = onnx.load(tiny_model)
     names = {initializer.name: initializer for initializer in proto.graph.initializer}
     last = [node for node in proto.graph.node if node.op_type == "Conv"][-1]
@@ -113,6 +166,7 @@ def nan_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     path = tmp_path_factory.mktemp("nan") / "nan.onnx"
     onnx.save(proto, path)
+    write_card(path, dataclasses.replace(read_card(path), certificate=None))
     return path
 
 

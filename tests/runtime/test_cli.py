@@ -383,7 +383,7 @@ def test_an_unknown_device_is_an_error(infer: Run, tiny_model: Path, pictures: P
 
 def test_an_unknown_backend_is_an_error(infer: Run, tiny_model: Path, pictures: Path) -> None:
     line = one_error(infer(tiny_model, pictures, "--backend", "tflite"))
-    assert "no backend is called 'tflite'; known are opencv, ort, torch" in line
+    assert "no backend is called 'tflite'; known are opencv, openvino, ort, torch" in line
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segship.runtime.card import CARD_KEY, ModelCard
+from segship.runtime.certificate import Certificate
 from segship.runtime.errors import CardError, ModelError
-from segship.runtime.model_file import OnnxHeader, check_fits, read_card, read_onnx_header
+from segship.runtime.model_file import (
+    OnnxHeader,
+    check_fits,
+    content_sha256,
+    read_card,
+    read_onnx_header,
+    write_card,
+)
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -118,7 +126,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_the_card_is_the_same_in_the_model_and_in_its_checkpoint(tiny_model: Path, tiny_checkpoint: Path) -> None:
     from_model, from_checkpoint = read_card(tiny_model), read_card(tiny_checkpoint)
     assert len(from_model.provenance.checkpoint_sha256) == 64
-    assert dataclasses.replace(from_model, provenance=from_checkpoint.provenance) == from_checkpoint
+    assert dataclasses.replace(from_model, provenance=from_checkpoint.provenance, certificate=None) == from_checkpoint
 
 
 def test_a_model_without_card_says_what_to_do(tiny_model: Path, with_card: Callable[..., Path]) -> None:
@@ -207,6 +215,184 @@ def test_a_binary_graph_has_one_plane_of_logits(
         check_fits(binary_model, dataclasses.replace(card, task="multiclass"))
     with pytest.raises(ModelError, match=r"returns logits \(1, 1, 48, 64\), but its graph has \(1, 6, 48, 64\)"):
         check_fits(tiny_model, card)
+
+
+def _metadata(path: Path) -> list[tuple[str, str]]:
+    return [(entry.key, entry.value) for entry in onnx.load(path, load_external_data=False).metadata_props]
+
+
+def test_a_card_that_is_written_takes_the_place_of_the_old_one_and_nothing_else_changes(conv_model: Path) -> None:
+    model = onnx.load(conv_model)
+    model.metadata_props.add(key="other", value="stays")
+    model.metadata_props.add(key=CARD_KEY, value="a second one")
+    model.metadata_props.add(key="", value="no key")
+    onnx.save(model, conv_model)
+    conv_model.chmod(0o640)
+    card = dataclasses.replace(read_card_of(model), threshold=0.25)
+    write_card(conv_model, card)
+    assert read_card(conv_model) == card
+    assert _metadata(conv_model) == [("other", "stays"), ("", "no key"), (CARD_KEY, card.to_json())]
+    assert conv_model.stat().st_mode & 0o777 == 0o640
+    written = onnx.load(conv_model)
+    del written.metadata_props[:], model.metadata_props[:]
+    assert written == model
+    assert [path.name for path in conv_model.parent.iterdir()] == [conv_model.name]
+
+
+def read_card_of(model: onnx.ModelProto) -> ModelCard:
+    return ModelCard.from_json(model.metadata_props[0].value, origin="model")
+
+
+def test_a_card_is_written_to_another_file(conv_model: Path, tmp_path: Path) -> None:
+    before = conv_model.read_bytes()
+    card = dataclasses.replace(read_card(conv_model), class_names=tuple("abcdeü"))
+    write_card(conv_model, card, output=tmp_path / "new/other.onnx")
+    assert read_card(tmp_path / "new/other.onnx") == card
+    assert conv_model.read_bytes() == before
+
+
+def test_a_card_is_written_to_a_model_with_weights_beside_it(conv_model: Path, tmp_path: Path) -> None:
+    _with_external_data(conv_model)
+    weights = (conv_model.parent / "weights.bin").read_bytes()
+    card = dataclasses.replace(read_card(conv_model), threshold=0.25)
+    with pytest.raises(ModelError, match=r"weights\.bin, so .*other\.onnx would lack them"):
+        write_card(conv_model, card, output=tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+    write_card(conv_model, card)
+    assert (conv_model.parent / "weights.bin").read_bytes() == weights
+    check_fits(conv_model, card)
+    assert read_card(conv_model) == card
+
+
+def _with_external_data(path: Path) -> None:
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (path.parent / "weights.bin").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", SMALL[: len(SMALL) // 2]])
+def test_what_is_no_onnx_file_gets_no_card_and_has_no_sum(tmp_path: Path, conv_card: ModelCard, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="no ONNX file"):
+        write_card(path, conv_card)
+    with pytest.raises(ModelError, match="no ONNX file"):
+        content_sha256(path)
+    assert path.read_bytes() == content
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+@MANY
+@given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_card_for_a_file_with_changed_bytes_is_a_model_error_or_read_back(
+    tmp_path: Path, conv_card: ModelCard, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(SMALL)
+    for place, value in changes:
+        data[place] = value
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(data)
+    outcome = _written(path, conv_card)
+    if isinstance(outcome, ModelError):
+        assert len(str(outcome).splitlines()) == 1
+    else:
+        assert outcome == conv_card
+
+
+def _written(path: Path, card: ModelCard) -> ModelCard | ModelError:
+    try:
+        write_card(path, card)
+        assert len(content_sha256(path)) == 64
+        return read_card(path)
+    except ModelError as error:
+        return error
+
+
+def _certificate(text: str) -> Certificate:
+    return Certificate(text, "PyTorch 2.13.0 on cpu", "3 random, 8 real", 1e-4, 1e-3, ())
+
+
+def test_the_sum_stays_with_what_says_nothing_of_the_model(conv_model: Path) -> None:
+    expected = content_sha256(conv_model)
+    assert len(expected) == 64
+    card = read_card(conv_model)
+    write_card(conv_model, dataclasses.replace(card, certificate=_certificate(expected)))
+    assert content_sha256(conv_model) == expected
+    write_card(conv_model, dataclasses.replace(card, certificate=_certificate("of another")))
+    assert content_sha256(conv_model) == expected
+    model = onnx.load(conv_model)
+    values = json.loads(model.metadata_props[0].value)
+    model.metadata_props[0].value = json.dumps(dict(reversed(values.items())), indent=1).replace("1.0", "1")
+    model.metadata_props.add(key="vendor", value="foreign")
+    onnx.save(model, conv_model)
+    assert content_sha256(conv_model) == expected
+
+
+def test_the_sum_is_the_same_whether_the_card_lies_in_the_file_or_beside_it(
+    conv_model: Path, conv_card: ModelCard, with_card: Callable[..., Path]
+) -> None:
+    bare = with_card(conv_model, None)
+    assert content_sha256(bare, conv_card) == content_sha256(conv_model)
+    other = dataclasses.replace(conv_card, threshold=0.25)
+    assert content_sha256(bare, other) != content_sha256(conv_model)
+    assert content_sha256(conv_model, other) == content_sha256(conv_model)
+
+
+def _other_mean(model: onnx.ModelProto) -> None:
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("0.45", "0.46")
+
+
+def _other_name(model: onnx.ModelProto) -> None:
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("fabric", "cloth")
+
+
+def _other_node(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute[0].ints[0] = 0
+
+
+def _other_weight(model: onnx.ModelProto) -> None:
+    raw = bytearray(model.graph.initializer[0].raw_data)
+    raw[0] ^= 1
+    model.graph.initializer[0].raw_data = bytes(raw)
+
+
+def _other_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 18
+
+
+def _no_card(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+@pytest.mark.parametrize("change", [_other_mean, _other_name, _other_node, _other_weight, _other_opset, _no_card])
+def test_the_sum_tells_of_another_card_graph_and_weight(
+    conv_model: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    before = content_sha256(conv_model)
+    model = onnx.load(conv_model)
+    change(model)
+    onnx.save(model, conv_model)
+    assert content_sha256(conv_model) != before
+
+
+def test_the_sum_tells_of_weights_beside_the_file(conv_model: Path) -> None:
+    _with_external_data(conv_model)
+    before = content_sha256(conv_model)
+    weights = conv_model.parent / "weights.bin"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert content_sha256(conv_model) != before
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"'weights\.bin', which cannot be read"):
+        content_sha256(conv_model)
+
+
+def test_the_sum_of_a_file_with_a_damaged_card_is_a_card_error(conv_model: Path) -> None:
+    model = onnx.load(conv_model)
+    model.metadata_props[0].value = "{"
+    onnx.save(model, conv_model)
+    with pytest.raises(CardError, match="no valid JSON"):
+        content_sha256(conv_model)
 
 
 def test_the_card_key_is_what_earlier_files_carry() -> None:

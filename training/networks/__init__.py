@@ -4,20 +4,30 @@ What follows the main output are auxiliary ones that only training looks at; the
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final, Protocol
 
 from torch import nn
 
 from segship.runtime.card import Network
-from segship.runtime.errors import CheckpointError, one_line
+from segship.runtime.errors import CheckpointError, ExportError, one_line
 from segship.training.networks.bisenetv2 import BiSeNetV2
 from segship.training.networks.fastscnn import FastSCNN
 from segship.training.networks.fcn import FCN8s, FCN16s, FCN32s, FCNs
 from segship.training.networks.u2net import U2Net, U2Net5P, U2NetP
 from segship.training.networks.unet import UNet
 
-ARCHITECTURES: Final[dict[str, Callable[..., nn.Module]]] = {
+
+class Architecture(Protocol):
+    """The class of a network."""
+
+    STRIDE: ClassVar[int | None]
+    """Of what sides are multiples where nothing is padded or rounded; None if it cannot be run at open sizes."""
+
+    def __call__(self, *, num_classes: int, in_channels: int, **options: int | str) -> nn.Module:
+        """Build it with fresh weights."""
+
+
+ARCHITECTURES: Final[dict[str, Architecture]] = {
     "unet": UNet,
     "u2net": U2Net,
     "u2netp": U2NetP,
@@ -56,7 +66,23 @@ def network_options(arch: str) -> dict[str, int | str]:
     return {name: p.default for name, p in parameters.items() if name not in ("num_classes", "in_channels")}
 
 
-def _constructor(arch: str) -> Callable[..., nn.Module]:
+def dynamic_stride(network: Network) -> int:
+    """Return what a picture's sides must be a multiple of where a graph of this network leaves its size open.
+
+    Raises:
+        CheckpointError: if there is no such architecture.
+        ExportError: if its size cannot be left open.
+    """
+    stride = _constructor(network.arch).STRIDE
+    if stride is None:
+        raise ExportError(
+            f"the size of {network.arch} cannot be left open: its pyramid pools with windows that follow from the "
+            "picture's size, and in ONNX a window is a constant; export it without --dynamic size, once for each size"
+        )
+    return stride
+
+
+def _constructor(arch: str) -> Architecture:
     if arch not in ARCHITECTURES:
         raise CheckpointError(f"no architecture is called {arch!r}; known are {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[arch]

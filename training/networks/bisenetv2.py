@@ -4,7 +4,7 @@ Two branches see the picture: a wide, shallow one keeps the detail at 1/8, a nar
 Each then guides the other. Booster heads along the deep branch help it to learn, and are left out afterwards.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class BiSeNetV2(nn.Module):
         num_classes: number of logits per pixel.
         in_channels: channels of the picture.
     """
+
+    STRIDE: ClassVar[int] = 32
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()

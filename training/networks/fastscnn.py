@@ -4,7 +4,7 @@ Made for large pictures in real time: three strided convolutions, shared by both
 once; one branch stays there, the other goes on to 1/32 and looks at the whole, and their sum is classified.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class FastSCNN(nn.Module):
         num_classes: number of logits per pixel.
         in_channels: channels of the picture.
     """
+
+    STRIDE: ClassVar[int | None] = (
+        None  # the pyramid's windows are constants of a graph, and follow from the picture's size
+    )
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()

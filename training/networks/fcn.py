@@ -13,9 +13,7 @@ from typing import ClassVar, Final, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segship.training.networks.sizes import pad_to_multiple, size_of
-
-STRIDE = 32
+from segship.training.networks.sizes import crop, pad_to_multiple, size_of
 
 VGG_WIDTHS: Final = (64, 128, 256, 512, 512)
 
@@ -43,6 +41,8 @@ class FCN(nn.Module):
         ValueError: if there is no such backbone.
     """
 
+    STRIDE: ClassVar[int] = 32
+
     SUMS: ClassVar[int]
     """How many of pool4, pool3, pool2 and pool1 are added."""
 
@@ -58,8 +58,8 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Map pictures (N, C, H, W) to logits (N, num_classes, H, W)."""
-        height, width = size_of(x)
-        pool1, pool2, pool3, pool4, pool5 = self.pooled(pad_to_multiple(x, STRIDE))  # 1/2, 1/4, 1/8, 1/16, 1/32
+        size = size_of(x)
+        pool1, pool2, pool3, pool4, pool5 = self.pooled(pad_to_multiple(x, self.STRIDE))  # 1/2, 1/4, 1/8, 1/16, 1/32
 
         x = self.up1(pool5, pool4 if self.SUMS >= 1 else None)  # 512, 1/16
         x = self.up2(x, pool3 if self.SUMS >= 2 else None)  # 256, 1/8
@@ -67,7 +67,7 @@ class FCN(nn.Module):
         x = self.up4(x, pool1 if self.SUMS >= 4 else None)  # 64, 1/2
         x = self.up5(x)  # 32, 1/1
 
-        return (self.classifier(x)[:, :, :height, :width],)
+        return (crop(self.classifier(x), size),)
 
     def pooled(self, x: Tensor) -> list[Tensor]:
         """Return the five maps that VGG's poolings give, 64, 128, 256, 512 and 512 channels."""

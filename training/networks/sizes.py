@@ -1,18 +1,40 @@
-"""Heights and widths, as Python integers: a traced network then holds them as constants, which every engine takes."""
+"""Heights and widths, as Python integers: a traced network then holds them as constants, which every engine takes.
+
+A graph that is to run at any size must calculate them. Within :func:`symbolic_sizes` they are what the tracer hands
+out, and the picture's sides are taken to be multiples of the network's stride, so that nothing is padded or cropped.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Final
 
 from torch import Tensor
 from torch.nn import functional as F
+
+_symbolic: Final = ContextVar("symbolic", default=False)
+
+
+@contextlib.contextmanager
+def symbolic_sizes() -> Iterator[None]:
+    """Let a network be traced with open sizes; the example's sides must be multiples of the network's stride."""
+    token = _symbolic.set(True)
+    try:
+        yield
+    finally:
+        _symbolic.reset(token)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring ``x`` (N, C, h, w) to height and width ``size``, bilinearly.
 
     A side of a single pixel is repeated, which gives the same: OpenCV 5.0 reads past the end of one that it resizes.
+    With open sizes no side is known to be single.
     """
     height, width = size_of(x)
-    if 1 in (height, width):
+    if not _symbolic.get() and 1 in (height, width):
         x = x.expand(-1, -1, size[0] if height == 1 else height, size[1] if width == 1 else width)
-    return x if size_of(x) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x if _has_size(x, size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -21,11 +43,23 @@ def resize_like(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
-    """Return height and width of ``x`` (N, C, H, W)."""
-    return int(x.shape[2]), int(x.shape[3])
+    """Return height and width of ``x`` (N, C, H, W); within :func:`symbolic_sizes` they count as integers, too."""
+    height, width = x.shape[2:]
+    return (height, width) if _symbolic.get() else (int(height), int(width))
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     """Pad ``x`` with zeros, at its right and bottom, until ``stride`` divides its height and width."""
-    height, width = size_of(x)
-    return F.pad(x, (0, -width % stride, 0, -height % stride))
+    height, width = (int(side) for side in x.shape[2:])
+    padding = (0, -width % stride, 0, -height % stride)
+    return F.pad(x, padding) if any(padding) else x
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut ``x`` (N, C, H, W) to height and width ``size``, at its right and bottom."""
+    return x if _has_size(x, size) else x[:, :, : size[0], : size[1]]
+
+
+def _has_size(x: Tensor, size: tuple[int, int]) -> bool:
+    """Compare the numbers at hand: a side in a network is a fixed share of the picture's, so they tell for all sizes."""
+    return [int(side) for side in x.shape[2:]] == [int(side) for side in size]

@@ -31,6 +31,8 @@ class U2Net(nn.Module):
         in_channels: channels of the picture.
     """
 
+    STRIDE: ClassVar[int] = 32
+
     ENCODER: ClassVar[tuple[Width, ...]] = ((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512))
     """Of stage1 (1/1), stage2 (1/2), …"""
 

@@ -4,15 +4,13 @@ With batch normalisation, padded 3×3 convolutions and learned upsampling. Chann
 64…1024 as in the paper; ``base_channels`` scales them all.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segship.training.networks.sizes import pad_to_multiple, size_of
-
-STRIDE = 16
+from segship.training.networks.sizes import crop, pad_to_multiple, size_of
 
 
 class DoubleConvolution(nn.Sequential):
@@ -57,6 +55,8 @@ class UNet(nn.Module):
         ValueError: if ``base_channels`` is no whole number, or below 1.
     """
 
+    STRIDE: ClassVar[int] = 16
+
     def __init__(self, num_classes: int, in_channels: int = 3, base_channels: int = 64) -> None:
         super().__init__()
         if not isinstance(base_channels, int) or base_channels < 1:  # cards and configurations may hold anything
@@ -75,8 +75,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Map pictures (N, C, H, W) to logits (N, num_classes, H, W)."""
-        height, width = size_of(x)
-        x = pad_to_multiple(x, STRIDE)
+        size = size_of(x)
+        x = pad_to_multiple(x, self.STRIDE)
 
         skip1 = self.down1(x)  # c, 1/1
         skip2 = self.down2(F.max_pool2d(skip1, 2))  # 2c, 1/2
@@ -88,4 +88,4 @@ class UNet(nn.Module):
         x = self.up2(x, skip2)  # 2c, 1/2
         x = self.up1(x, skip1)  # c, 1/1
 
-        return (self.head(x)[:, :, :height, :width],)
+        return (crop(self.head(x), size),)

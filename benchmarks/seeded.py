@@ -1,0 +1,26 @@
+"""Networks of seeded random weights that say something: for comparisons of engines, where no training is needed."""
+
+import torch
+from torch import nn
+
+from segship.runtime.card import ModelCard
+from segship.training.networks import build_network
+
+
+def seeded_network(card: ModelCard) -> nn.Module:
+    """Build the network of a card, in evaluation mode, with weights that are the same each time.
+
+    Its batch norms have seen some noise: without that, every scale fades, all logits are near 0 and all labels the same.
+    """
+    if card.network is None:
+        raise ValueError("a network is built from a card that names one")
+    torch.manual_seed(0)
+    network = build_network(card.network, num_classes=card.num_logits, in_channels=card.preprocess.channels)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of what it sees
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(2, card.preprocess.channels, *card.preprocess.size))
+    return network.eval()
