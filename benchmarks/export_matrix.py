@@ -158,7 +158,7 @@ def try_cell(cell: Cell, opencv4: Path | None = None) -> Outcome:
                 break
             except ParityError as error:
                 # Where one engine computes something else, the others are asked without it.
-                wrong |= {row.engine.backend: f"WRONG, refused: {row.fault}" for row in error.report.failed}
+                wrong |= {name: f"WRONG, refused: {fault}" for name, fault in error.failed.items()}
                 if len(wrong) == len(ENGINES):
                     return Outcome(cell, 0, 0, 0, wrong, str(error).replace(folder, ""))
             except SegshipError as error:

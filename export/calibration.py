@@ -83,7 +83,9 @@ def open_calibration(
     if Path(data).is_dir():
         return _of_folder(Path(data), card, images, convert)
     if ":" not in data and data != "demo":
-        raise DatasetError(f"--calibrate {data}: no such folder; expected one that holds pictures, or KIND:DIR, or demo")
+        raise DatasetError(
+            f"--calibrate {data}: no such folder; expected one that holds pictures, or KIND:DIR, or demo"
+        )
     split = open_dataset(data, options)
     check_kind(split.val, data, card, "the model")
     ranges = Pictures(_reader(split.train), spread_evenly(len(split.train), images))

@@ -10,6 +10,7 @@ from segship.export.calibration import Calibration, Pictures
 from segship.export.trial import segmenting
 from segship.runtime.card import ModelCard
 from segship.runtime.labels import Labels
+from segship.runtime.segmenter import Segmenter
 from segship.training.metrics import ConfusionMatrix
 
 PROBES: Final = 4
@@ -43,35 +44,43 @@ class Meter:
         self._advance = advance
         self._probes = pictures.measured.some(PROBES)
         self.unit = "points of mIoU" if self._labelled else "% of the labels"
-        self._probe_labels = self._segment(model, self._probes)
-        self._labels = [] if self._labelled else self._segment(model, self._pictures)
-        self.reference_miou = self._miou(model) if self._labelled else None
+        with segmenting(model, card) as segmenter:
+            self._probe_labels = self._segmented_by(segmenter, self._probes)
+            self._labels = [] if self._labelled else self._segmented_by(segmenter, self._pictures)
+            self.reference_miou = self._miou(segmenter) if self._labelled else None
 
     def damage(self, model: onnx.ModelProto) -> float:
         """Return the points that a candidate loses, over all pictures; below 0 if it segments better."""
+        with segmenting(model, self._card) as segmenter:
+            return self.lost_by(segmenter)
+
+    def lost_by(self, segmenter: Segmenter) -> float:
+        """Return the points that an engine with a candidate loses, over all pictures; below 0 if it segments better."""
         if self.reference_miou is None:
-            return _differing(self._labels, self._segment(model, self._pictures))
-        return self.reference_miou - self._miou(model)
+            return _differing(self._labels, self._segmented_by(segmenter, self._pictures))
+        return self.reference_miou - self._miou(segmenter)
 
     def probe(self, model: onnx.ModelProto) -> float:
         """Return the share of the labels of a few pictures that a candidate changes, in percent."""
         return _differing(self._probe_labels, self._segment(model, self._probes))
 
     def _segment(self, model: onnx.ModelProto, pictures: Pictures) -> list[Labels]:
-        labels = []
         with segmenting(model, self._card) as segmenter:
-            for image, _ in pictures:
-                labels.append(segmenter(image).labels)
-                self._advance()
+            return self._segmented_by(segmenter, pictures)
+
+    def _segmented_by(self, segmenter: Segmenter, pictures: Pictures) -> list[Labels]:
+        labels = []
+        for image, _ in pictures:
+            labels.append(segmenter(image).labels)
+            self._advance()
         return labels
 
-    def _miou(self, model: onnx.ModelProto) -> float:
+    def _miou(self, segmenter: Segmenter) -> float:
         matrix = ConfusionMatrix(self._card.num_classes, self._card.ignore_index)
-        with segmenting(model, self._card) as segmenter:
-            for image, truth in self._pictures:
-                if truth is not None:
-                    matrix.add(truth, segmenter(image).labels)
-                self._advance()
+        for image, truth in self._pictures:
+            if truth is not None:
+                matrix.add(truth, segmenter(image).labels)
+            self._advance()
         return 100 * matrix.scores().miou
 
 

@@ -2,35 +2,61 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-import segship
 from segship.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
+from segship.export.budget import Quantised, quantise
+from segship.export.calibration import open_calibration
 from segship.export.diagnose import first_divergence
 from segship.export.diagnose_engine import engine_divergence
-from segship.export.parity import Reference, check_parity, parity_pictures
+from segship.export.form import Form
+from segship.export.fp16 import to_fp16
+from segship.export.int8 import Target
+from segship.export.parity import Reference, check_parity
+from segship.export.pictures import Picture, parity_pictures
 from segship.export.report import ParityReport
 from segship.export.simplify import simplify
 from segship.export.trace import trace
+from segship.export.trial import speed_ratio
 from segship.export.wrapper import deployable
-from segship.export.write import drafting
+from segship.export.write import Draft, drafting
 from segship.runtime.backends import Backend, load_backend
 from segship.runtime.card import DynamicAxis, Head, InputForm, ModelCard, Precision
+from segship.runtime.compare import Gate
+from segship.runtime.compare_image import comparison_image
 from segship.runtime.errors import BackendError, ExportError, ModelError, ParityError
 from segship.runtime.external_data import external_files
-from segship.runtime.images import Conversion, ImageSource
+from segship.runtime.images import Conversion
 from segship.runtime.model_file import content_sha256, write_card
+from segship.runtime.segmenter import Segmenter
 from segship.training.checkpoint import load_checkpoint
-from segship.training.networks import dynamic_stride
 
 Tell = Callable[[str], None]
+Measure = Callable[[Segmenter], float]
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a graph is brought into 8 bits.
+
+    Attributes:
+        data: a folder of pictures, or KIND:DIR; see :func:`segship.export.calibration.open_calibration`.
+        images: number of pictures that ranges are taken from.
+        target: the engine that it is meant for.
+        budget: points of mIoU that may be lost, or percent of the labels that may change where there are no masks.
+    """
+
+    data: str
+    images: int = 64
+    target: Target = "cpu"
+    budget: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,24 +68,30 @@ class ExportResult:
         card: that it carries, with its certificate.
         reference: what it was compared with.
         pictures: that it was compared on.
+        convert: lossy conversions of them that were allowed.
         opset: read back from it.
         nodes_traced: nodes of the graph before simplification.
         nodes: nodes of the graph in the file.
         bytes: its size, with the weights that lie beside it.
         warnings: what the user should know: why the unsimplified graph was kept, which engine cannot run the file.
         parity: the comparison that it passed.
+        sheet: of a graph in 8 bits: each layer, what it does to the labels, and what it computes in.
+        speed_ratio: how many times as fast as in float32 it is in ONNX Runtime here; None for float32.
     """
 
     path: Path
     card: ModelCard
     reference: Reference
-    pictures: Sequence[ImageSource]
+    pictures: Sequence[Picture]
+    convert: tuple[Conversion, ...]
     opset: int
     nodes_traced: int
     nodes: int
     bytes: int
     warnings: tuple[str, ...]
     parity: ParityReport
+    sheet: Quantised | None = None
+    speed_ratio: float | None = None
 
 
 def export(
@@ -73,6 +105,7 @@ def export(
     dynamic: Sequence[DynamicAxis] = (),
     size: tuple[int, int] | None = None,
     precision: Precision = "fp32",
+    quantisation: Quantisation | None = None,
     backends: Sequence[str] = (),
     images: Sequence[Path] = (),
     convert: Sequence[Conversion] = (),
@@ -84,12 +117,13 @@ def export(
         source: a checkpoint of ``seg-train``, or a network with its card.
         path: of the file to write.
         opset: version of the operator set that the file will have.
-        head: what the graph returns; None: ``labels`` with a frame, otherwise ``logits``.
-        input_form: what it takes; None: ``pixels`` with a frame, otherwise ``float``.
-        frame: (height, width) of the frames that the graph resizes itself.
-        dynamic: axes to leave open.
-        size: (height, width) that pictures are brought to; None: the checkpoint's.
+        head: see :class:`segship.export.form.Form`; so are ``input_form``, ``frame``, ``dynamic`` and ``size``.
+        input_form: likewise.
+        frame: likewise.
+        dynamic: likewise.
+        size: likewise.
         precision: of the file.
+        quantisation: how it is brought into 8 bits; for ``int8`` only, and needed there.
         backends: engines to compare; none: each that is installed.
         images: real pictures for the comparison; where there are fewer than eight, the built-in dataset's fill up.
         convert: lossy conversions of these pictures that are allowed.
@@ -103,104 +137,91 @@ def export(
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset {opset} was asked for; {MIN_OPSET}…{MAX_OPSET} can be written")
+    if (precision == "int8") != (quantisation is not None):
+        raise ExportError("int8 takes its ranges from real pictures: give them with --calibrate, and only for int8")
     reference = source if isinstance(source, Reference) else Reference(*load_checkpoint(source))
     _refuse_bad_weights(reference.network)
-    form = Form(head, input_form, frame, tuple(dynamic), size)
-    card = form.card(reference.card)
+    card = Form(head, input_form, frame, tuple(dynamic), size).card(reference.card)
+    calibration = (
+        None
+        if quantisation is None
+        else open_calibration(quantisation.data, card, images=quantisation.images, convert=convert)
+    )
     module = deployable(reference.network, card)
-    tell("tracing")
-    traced = trace(module, card, opset)
-    tell("simplifying")
-    simplified = simplify(traced)
-    warnings = [f"{simplified.fault}; the graph as traced is kept"] if simplified.fault else []
     proof = _Proof(reference, module, parity_pictures(images, card, convert), tuple(backends), tuple(convert))
     with drafting(path) as draft, _said_of(path, draft.path):
-        tell("comparing with PyTorch")
-        model = simplified.model
-        draft.write(model, card, opset)
-        parity = proof.compare(draft.path, card)
-        if not parity.passes and not simplified.fault:
-            tell("comparing the graph as it was traced")
-            draft.write(traced, card, opset)
-            unsimplified = proof.compare(draft.path, card)
-            if unsimplified.passes:
-                warnings.append(
-                    f"the simplifier changed what the graph computes ({_faults(parity)}); the graph as traced is kept"
+        graph = _float32_graph(module, card, opset, draft, proof, tell)
+        model, parity, warnings = graph.model, graph.parity, list(graph.warnings)
+        sheet, ratio = None, None
+        if precision != "fp32":
+            card = dataclasses.replace(card, precision=precision)
+            if quantisation is None or calibration is None:
+                model, gate, measure = to_fp16(graph.model, warnings.append), None, None
+            else:
+                sheet = quantise(
+                    graph.model, card, calibration, target=quantisation.target, budget=quantisation.budget, tell=tell
                 )
-                model, parity = traced, unsimplified
+                gate = Gate(False, 0.0, quantisation.budget, sheet.meter.unit)
+                model, measure = sheet.model, sheet.meter.lost_by
+            draft.write(model, card, opset)
+            tell(f"comparing {precision} with PyTorch")
+            parity = proof.compare(draft.path, card, gate, measure)
+            ratio = speed_ratio(graph.model, model, card)
+            if ratio <= 1:
+                warnings.append(f"{precision} is not faster than fp32 here: {ratio:.2f} times as fast in ONNX Runtime")
         _demand(parity, path)
         card = dataclasses.replace(card, certificate=parity.certificate(content_sha256(draft.path)))
         write_card(draft.path, card)
         size_bytes = sum(file.stat().st_size for file in (draft.path, *external_files(draft.path)))
-    warnings += [
-        f"{name} cannot run this file, and says so when it is asked to: {why}" for name, why in parity.refused.items()
-    ]
+    warnings += [f"{name} cannot run this file, and says so: {why}" for name, why in parity.refused.items()]
     return ExportResult(
-        path,
-        card,
-        reference,
-        proof.pictures,
-        opset,
-        len(traced.graph.node),
-        len(model.graph.node),
-        size_bytes,
-        tuple(warnings),
-        parity,
+        path=path,
+        card=card,
+        reference=reference,
+        pictures=proof.pictures,
+        convert=proof.convert,
+        opset=opset,
+        nodes_traced=graph.nodes_traced,
+        nodes=len(model.graph.node),
+        bytes=size_bytes,
+        warnings=tuple(warnings),
+        parity=parity,
+        sheet=sheet,
+        speed_ratio=ratio,
     )
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a graph shall take and return; see :func:`export`."""
+class _Float32Graph:
+    """A graph that was found to compute what PyTorch computes; simplified, if that changed nothing."""
 
-    head: Head | None = None
-    input_form: InputForm | None = None
-    frame: tuple[int, int] | None = None
-    dynamic: tuple[DynamicAxis, ...] = ()
-    size: tuple[int, int] | None = None
+    model: onnx.ModelProto
+    nodes_traced: int
+    parity: ParityReport
+    warnings: tuple[str, ...]
 
-    def card(self, card: ModelCard) -> ModelCard:
-        """Return the card of a file of this form.
 
-        Raises:
-            CardError: if the network cannot have it.
-            ExportError: if its parts contradict each other.
-        """
-        if self.frame is not None and self.input_form == "float":
-            raise ExportError("a graph that resizes frames takes pixels; leave out --input float, or --frame")
-        head = self.head or ("labels" if self.frame else "logits")
-        form = dataclasses.replace(
-            card.preprocess,
-            size=self.size or card.preprocess.size,
-            interpolation="linear_float" if self.frame else card.preprocess.interpolation,
-        )
-        versions = {name: importlib.metadata.version(name) for name in ("onnx", "onnxsim")}
-        versions = card.provenance.versions | versions | {"segship": segship.__version__}
-        return dataclasses.replace(
-            card,
-            preprocess=form,
-            head=head,
-            output_name=head,
-            input_form=self.input_form or ("pixels" if self.frame else "float"),
-            frame=self.frame,
-            dynamic=self.dynamic,
-            stride=self._stride(card, form.size),
-            provenance=dataclasses.replace(card.provenance, versions=versions),
-        )
-
-    def _stride(self, card: ModelCard, size: tuple[int, int]) -> int:
-        if "size" not in self.dynamic:
-            return 1
-        if card.network is None:
-            raise ExportError("which sizes this network takes is not known; leave out --dynamic size")
-        stride = dynamic_stride(card.network)
-        good = tuple(-(-side // stride) * stride for side in size)
-        if good != size:
-            raise ExportError(
-                f"with --dynamic size, sides must be multiples of {stride}, and the size is {size[0]}×{size[1]}; "
-                f"the next good one: --size {good[0]}x{good[1]}"
-            )
-        return stride
+def _float32_graph(
+    module: nn.Module, card: ModelCard, opset: int, draft: Draft, proof: "_Proof", tell: Tell
+) -> _Float32Graph:
+    tell("tracing")
+    traced = trace(module, card, opset)
+    nodes = len(traced.graph.node)
+    tell("simplifying")
+    simplified = simplify(traced)
+    tell("comparing with PyTorch")
+    draft.write(simplified.model, card, opset)
+    parity = proof.compare(draft.path, card)
+    if simplified.fault:
+        return _Float32Graph(traced, nodes, parity, (f"{simplified.fault}; the graph as traced is kept",))
+    if not parity.passes:
+        tell("comparing the graph as it was traced")
+        draft.write(traced, card, opset)
+        unsimplified = proof.compare(draft.path, card)
+        if unsimplified.passes:
+            fault = f"the simplifier changed what the graph computes ({_faults(parity)}); the graph as traced is kept"
+            return _Float32Graph(traced, nodes, unsimplified, (fault,))
+    return _Float32Graph(simplified.model, nodes, parity, ())
 
 
 @dataclass(frozen=True)
@@ -209,26 +230,32 @@ class _Proof:
 
     reference: Reference
     module: nn.Module
-    pictures: Sequence[ImageSource]
+    pictures: Sequence[Picture]
     backends: tuple[str, ...]
     convert: tuple[Conversion, ...]
 
-    def compare(self, model: Path, card: ModelCard) -> ParityReport:
-        """Compare a file with PyTorch."""
+    def compare(
+        self, model: Path, card: ModelCard, gate: Gate | None = None, measure: Measure | None = None
+    ) -> ParityReport:
+        """Compare a file with PyTorch; without a gate, with what its precision and form ask for."""
 
-        def locate(engine: Backend, own_card: ModelCard, batch: NDArray[Any]) -> str:
-            found = first_divergence(self.module, model, own_card, batch)
-            if found is None:
-                found = engine_divergence(
-                    model,
-                    own_card,
-                    batch,
-                    lambda cut, cut_card: load_backend(engine.info.backend, cut, cut_card, "cpu"),
-                )
-            return "" if found is None else str(found)
+        def locate(engine: Segmenter, batch: NDArray[Any]) -> str:
+            def load(cut: Path, cut_card: ModelCard) -> Backend:
+                return load_backend(engine.info.backend, cut, cut_card, "cpu")
+
+            found = first_divergence(self.module, model, engine.card, batch)
+            return str(found or engine_divergence(model, engine.card, batch, load) or "")
 
         return check_parity(
-            model, card, self.reference, self.pictures, backends=self.backends, convert=self.convert, locate=locate
+            model,
+            card,
+            self.reference,
+            self.pictures,
+            backends=self.backends,
+            convert=self.convert,
+            gate=gate,
+            locate=locate,
+            measure=measure,
         )
 
 
@@ -245,9 +272,14 @@ def _demand(parity: ParityReport, path: Path) -> None:
     if not parity.failed:
         reasons = "; ".join(f"{name}: {why}" for name, why in parity.refused.items())
         raise ExportError(f"{path} was not written: no engine here can run it ({reasons})")
+    failed = {row.engine.backend: f"{row.engine.engine} {row.fault}" for row in parity.failed}
+    others = [row.engine.backend for row in parity.rows if row.verdict == "same" and row.engine.backend not in failed]
+    hint = f"; for other engines only: {' '.join(f'--backend {name}' for name in others)}" if others else ""
     raise ParityError(
-        f"{path} was not written, since it computes something else than PyTorch: {_faults(parity)}",
+        f"{path} was not written, since it computes something else than PyTorch: {'; '.join(failed.values())}{hint}",
         parity.to_markdown(),
+        failed,
+        None if parity.worst is None else comparison_image(parity.worst.expected, parity.worst.result),
     )
 
 

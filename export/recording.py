@@ -19,7 +19,7 @@ class Record:
     """One tensor.
 
     Attributes:
-        operator: that returned it, such as ``aten.convolution``.
+        operator: that returned it, such as ``aten.convolution``; ``input`` for what the module was given.
         path: of the module that called the operator, such as ``network.encoder.0``; empty for the outermost.
         fingerprint: of its values.
     """
@@ -29,7 +29,7 @@ class Record:
     fingerprint: Fingerprint
 
     def __str__(self) -> str:
-        return f"{self.operator} in {self.path or 'forward'}"
+        return f"{self.operator} in {self.path}" if self.path else self.operator
 
 
 @dataclass
@@ -69,6 +69,8 @@ def record(module: nn.Module, batch: NDArray[Any], network_output: NDArray[Any] 
         return given if isinstance(output, Tensor) else (given, *output[1:])
 
     image = torch.from_numpy(batch)
+    if network_output is None:
+        recording.records.append(Record("input", "", fingerprint(batch)))
     recorder = _Recorder(recording, path, after_network_only=network_output is not None)
     with torch.no_grad(), _paths(module, path), recorder:
         hook = module.get_submodule("network").register_forward_hook(end_network)

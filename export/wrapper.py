@@ -4,6 +4,7 @@ Each stage is a submodule, and the names of the graph's nodes begin with its nam
 so on, by which a difference between two engines is traced to its stage.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,10 +31,11 @@ class Deployable(nn.Module):
         super().__init__()
         takes_pixels = card.input_form == "pixels"
         self.planes = Planes() if takes_pixels else None
-        self.resize = Resize(card.preprocess.size) if card.frame else None
+        is_resized = card.frame not in (None, card.preprocess.size)
+        self.resize = Resize(card.preprocess.size) if is_resized else None
         self.normalise = GainBias(card.preprocess) if takes_pixels else None
         self.network = network
-        self.upscale = Resize(card.frame) if card.frame else None
+        self.upscale = Resize(card.frame) if card.frame and is_resized else None
         self.head = _head(card)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class Planes(nn.Module):
     """Pixels side by side become planes."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, h, w, C), uint8 or uint16, to planes (N, C, h, w), float32 with the same values."""
+        """Map pixels (N, h, w, C), of any integer type, to planes (N, C, h, w), float32 with the same values."""
         return pixels.permute(0, 3, 1, 2).float()
 
 
@@ -88,11 +90,14 @@ class BinaryProbabilities(nn.Module):
 
 
 class Labels(nn.Module):
-    """The class of the largest logit, of equal ones the lowest; uint8 up to 256 classes, uint16 above."""
+    """The class of the largest logit, of equal ones the lowest.
+
+    Up to 256 classes they are uint8. Above, they are int32 here, since the tracer has no uint16, and uint16 in a graph.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.dtype = getattr(torch, labels_dtype(num_classes).__name__)
+        self.dtype = torch.uint8 if labels_dtype(num_classes) is np.uint8 else torch.int32
 
     def forward(self, logits: Tensor) -> Tensor:
         """Map logits (N, K, H, W) to class ids (N, H, W)."""

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from segship.runtime.card import ModelCard, Shape
-from segship.runtime.check_report import printable, proof_table
+from segship.runtime.engine_table import printable, proof_table
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
 
 _LABEL_WIDTH = 13

@@ -25,6 +25,7 @@ class Proof:
         label_agreement: share of the pixels that have the same label, 0…1.
         unexplained_flips: pixels with another label that are no near tie.
         miou: mean IoU between the masks of the two, 0…1, over the classes that either shows.
+        lost: points that the engine loses on the user's pictures, in the gate's unit; None where nothing was asked.
     """
 
     backend: str
@@ -39,6 +40,7 @@ class Proof:
     label_agreement: float
     unexplained_flips: int
     miou: float
+    lost: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Does this machine compute what was proven? A model's engines against its golden outputs, and against each other."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -11,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from segship.runtime.backends import ENTRY_POINT_GROUP, default_backend, load_backend
+from segship.runtime.candidate import Candidate, EngineRow
 from segship.runtime.card import ModelCard
-from segship.runtime.check_report import CheckRow, ModelCheck, Worst
-from segship.runtime.compare import LOOSE, STRICT, Comparison, Expected, Gate, compare, first_differing_stage
-from segship.runtime.errors import BackendError, DeviceError, ImageError, MissingExtraError, ModelError
+from segship.runtime.check_report import ModelCheck
+from segship.runtime.compare import LOOSE, STRICT, Expected, Gate
+from segship.runtime.errors import BackendError, DeviceError, MissingExtraError, ModelError
 from segship.runtime.golden import Golden, read_golden
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.model_file import check_fits, content_sha256, read_card
@@ -155,8 +155,8 @@ def installable_backends() -> list[str]:
 
 def _against_golden(
     engines: Sequence[Segmenter], golden: Golden, card: ModelCard, tell: Callable[[str], None]
-) -> list[CheckRow]:
-    candidates = [_Candidate(engine, _gate(engine)) for engine in engines]
+) -> list[EngineRow]:
+    candidates = [Candidate(engine, _gate(engine)) for engine in engines]
     tell(f"comparing on {len(golden.names)} golden pictures")
     with tempfile.TemporaryDirectory() as folder:
         for example in golden.examples(card):
@@ -171,15 +171,15 @@ def _against_golden(
 
 def _among_each_other(
     engines: Sequence[Segmenter], pictures: Sequence[Path], card: ModelCard, tell: Callable[[str], None]
-) -> list[CheckRow]:
+) -> list[EngineRow]:
     reference, *others = engines
-    candidates = [_Candidate(engine, _gate_between(reference, engine)) for engine in others]
+    candidates = [Candidate(engine, _gate_between(reference, engine)) for engine in others]
     tell(f"comparing on {len(pictures)} pictures")
     for picture in pictures:
         expected = _as_expected(reference(picture), reference, card)
         for candidate in candidates:
             candidate.take(str(picture), picture, expected)
-    return [CheckRow(reference.info, None, None, verdict="reference"), *(candidate.row() for candidate in candidates)]
+    return [EngineRow(reference.info, None, None, verdict="reference"), *(candidate.row() for candidate in candidates)]
 
 
 def _as_expected(result: Result, engine: Segmenter, card: ModelCard) -> Expected:
@@ -199,7 +199,7 @@ def _gate_between(reference: Segmenter, other: Segmenter) -> Gate | None:
     return ENGINES_AGREE if gate == STRICT and other.card.head == "labels" else gate
 
 
-def _runs(engine: Segmenter) -> CheckRow:
+def _runs(engine: Segmenter) -> EngineRow:
     form = engine.card.preprocess
     size = engine.card.frame or form.size
     full = FULL_SCALE[form.depth]
@@ -207,56 +207,5 @@ def _runs(engine: Segmenter) -> CheckRow:
     try:
         engine(noise)
     except BackendError as error:
-        return CheckRow(engine.info, None, None, str(error), verdict="FAILS")
-    return CheckRow(engine.info, None, None, verdict="runs")
-
-
-class _Candidate:
-    """An engine, and how far it was from what was expected so far."""
-
-    def __init__(self, engine: Segmenter, gate: Gate | None) -> None:
-        self._engine, self._gate = engine, gate
-        self._comparisons: list[Comparison] = []
-        self._worst: Worst | None = None
-        self._failure = ""
-
-    def take(self, name: str, picture: ImageSource, expected: Expected) -> None:
-        """Go the whole road with one picture."""
-        try:
-            result = self._engine(picture)
-        except (ImageError, BackendError) as error:
-            stage = "decode" if isinstance(error, ImageError) else "network"
-            self._failure = self._failure or f"fails on {name} at the stage {stage}: {error}"
-            return
-        if result.image.shape != expected.stages.decoded.shape:
-            self._failure = self._failure or (
-                f"first differs at the stage decode: {name} is {result.image.shape} here, "
-                f"and was {expected.stages.decoded.shape}"
-            )
-            return
-        comparison = compare(expected, result)
-        self._comparisons.append(comparison)
-        if self._worst is None or _badness(comparison) > _badness(self._worst.comparison):
-            self._worst = Worst(name, expected, result, comparison)
-
-    def row(self) -> CheckRow:
-        """Return what came of it; where it is not what was asked for, with the stage at which it first differs."""
-        if self._failure or not self._comparisons:
-            fault = self._failure or "no picture was compared"
-            return CheckRow(self._engine.info, self._gate, None, fault, self._worst, "FAILS")
-        row = CheckRow(self._engine.info, self._gate, Comparison.merged(self._comparisons), "", self._worst)
-        if self._gate is None:
-            return dataclasses.replace(row, verdict="recorded")
-        if row.comparison is not None and row.comparison.passes(self._gate):
-            return dataclasses.replace(row, verdict="same")
-        return dataclasses.replace(row, verdict="DIFFERS", fault=self._where())
-
-    def _where(self) -> str:
-        if self._worst is None:
-            return ""
-        stage = first_differing_stage(self._worst.expected, self._engine, self._worst.result)
-        return f"first differs at the stage {stage}, most of all on {self._worst.name}"
-
-
-def _badness(comparison: Comparison) -> tuple[int, int, float]:
-    return comparison.unexplained_flips, comparison.differing_pixels, comparison.max_abs or 0.0
+        return EngineRow(engine.info, None, None, str(error), verdict="FAILS")
+    return EngineRow(engine.info, None, None, verdict="runs")

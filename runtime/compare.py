@@ -30,14 +30,20 @@ class Gate:
     Attributes:
         within_tolerance: every value within 1e-4 + 1e-3 · |reference|, and no flip of a label but near ties.
         min_agreement: smallest share of pixels that must have the same label, 0…1.
+        budget: points that may be lost on pictures of the user's; None: nothing is asked there.
+        unit: of these points: of mIoU, or percent of the labels.
     """
 
     within_tolerance: bool
     min_agreement: float
+    budget: float | None = None
+    unit: str = ""
 
     def __str__(self) -> str:
-        values = "|Δ| ≤ 1e-4 + 1e-3·|ref|, flips only of near ties, " if self.within_tolerance else ""
-        return f"{values}≥ {100 * self.min_agreement:g} % same labels"
+        asked = ["|Δ| ≤ 1e-4 + 1e-3·|ref|, flips only of near ties"] if self.within_tolerance else []
+        asked += [f"≥ {100 * self.min_agreement:g} % same labels"] if self.min_agreement else []
+        asked += [] if self.budget is None else [f"≤ {self.budget:g} {self.unit} lost"]
+        return ", ".join(asked)
 
 
 STRICT: Final = Gate(within_tolerance=True, min_agreement=0.9999)
@@ -97,6 +103,7 @@ class Comparison:
         unexplained_flips: of those, the ones that are no near tie in the reference.
         shared: pixels of each class that both give it.
         either: pixels of each class that one of them or both give it.
+        lost: points that the candidate loses on pictures of the user's; None where that was not measured.
     """
 
     pictures: int
@@ -109,6 +116,7 @@ class Comparison:
     unexplained_flips: int
     shared: tuple[int, ...]
     either: tuple[int, ...]
+    lost: float | None = None
 
     @property
     def label_agreement(self) -> float:
@@ -123,8 +131,11 @@ class Comparison:
 
     def passes(self, gate: Gate) -> bool:
         """Tell whether the candidate keeps to a gate."""
-        within = not (self.beyond_tolerance or self.unexplained_flips)
-        return self.label_agreement >= gate.min_agreement and (within or not gate.within_tolerance)
+        if gate.within_tolerance and (self.beyond_tolerance or self.unexplained_flips):
+            return False
+        if gate.budget is not None and (self.lost is None or self.lost > gate.budget):
+            return False
+        return self.label_agreement >= gate.min_agreement
 
     @classmethod
     def merged(cls, comparisons: Iterable["Comparison"]) -> "Comparison":

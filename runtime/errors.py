@@ -35,7 +35,11 @@ status  meaning
 
 import importlib
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EXIT_OK: Final = 0
 EXIT_ERROR: Final = 1
@@ -112,11 +116,13 @@ class ParityError(ExportError):
 
     Attributes:
         table: the whole comparison, as a Markdown table.
+        failed: what each engine that does so does, by its name.
+        picture: the picture that differs most, drawn, (H, W, 3) uint8 RGB; None if no engine came so far.
     """
 
-    def __init__(self, message: str, table: str) -> None:
+    def __init__(self, message: str, table: str, failed: dict[str, str], picture: "NDArray[np.uint8] | None") -> None:
         super().__init__(message)
-        self.table = table
+        self.table, self.failed, self.picture = table, failed, picture
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -103,10 +103,8 @@ class Preprocess:
         """
         divisor = float(FULL_SCALE[self.depth]) if self.scale == "full_scale" else (float(largest) or 1.0)
         std = np.asarray(self.std, np.float64)
-        gain = 1 / (
-            np.float32(divisor) * std.astype(np.float32)
-        )  # in float32, as a graph that takes pixels computes it
-        return gain, (-np.asarray(self.mean) / std).astype(np.float32)
+        gain = 1 / (np.float32(divisor) * std.astype(np.float32))  # in float32, as graphs that take pixels have it
+        return gain.astype(np.float32), (-np.asarray(self.mean) / std).astype(np.float32)
 
     def normalise(self, image: Image) -> NDArray[np.float32]:
         """Turn a picture (H, W, C) of the network's size into its input (1, C, H, W), float32."""

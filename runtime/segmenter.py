@@ -267,6 +267,14 @@ class Segmenter:
                 else:
                     yield done.result()
 
+    def at_size(self, size: tuple[int, int]) -> "Segmenter":
+        """Return the same engine with pictures brought to another size; it is closed by closing either.
+
+        Raises:
+            CardError: if the graph does not leave its size open, or not to this one.
+        """
+        return Segmenter(self.model, backend=self._backend, card=self.card, size=size, convert=self.convert)
+
     def stages(self, image: ImageSource) -> Stages:
         """Return what a picture is on its way to the network.
 

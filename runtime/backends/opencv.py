@@ -43,8 +43,6 @@ class OpenCVBackend:
             self._require_cuda()
         running_device = "cuda:0" if on_cuda else "cpu"
         self._info = EngineInfo("opencv", _ENGINE, running_device, card.precision, cv2.getNumThreads())
-        if card.precision == "int8" and _IS_5:
-            raise ModelError(f"{model}: {_ENGINE} computes the last pixels of small int8 maps wrong; {_advice(card)}")
         try:
             with _silence():
                 self._net = self._read(model, on_cuda=on_cuda)
@@ -81,7 +79,8 @@ class OpenCVBackend:
 
         A graph of fixed size repeats the pixel instead, which one of open size cannot foresee.
         """
-        least, sides = 2 * self._card.stride, batch.shape[1:3] if self._card.input_form == "pixels" else batch.shape[2:]
+        least = 2 * self._card.stride
+        sides = batch.shape[1:3] if self._card.input_form == "pixels" else batch.shape[2:]
         if _IS_5 and "size" in self._card.dynamic and min(sides) < least:
             raise BackendError(
                 f"{_ENGINE} takes no sides below {least} pixels of this model, and got {sides}; use --backend ort"
@@ -107,8 +106,10 @@ class OpenCVBackend:
         """Run blank pictures of every shape that matters: the default one, and one in which every open axis differs.
 
         Raises:
-            BackendError: if the engine fails, or returns another shape than the card promises.
+            BackendError: if the engine fails, is known to be wrong, or returns another shape than the card promises.
         """
+        if _IS_5 and any("Int8" in kind for kind in self._net.getLayerTypes()):
+            raise BackendError("it gets the last pixels of small int8 maps wrong")
         for taken, promised in _shapes_to_try(self._card):
             got = self.run(np.zeros(taken, input_dtype(self._card))).shape
             if got != promised:

@@ -184,7 +184,7 @@ def test_a_relu_that_was_dropped_leads_to_what_took_its_values(make: Make, tmp_p
     assert found.node == takers[0]
 
 
-def test_a_value_of_a_size_that_pytorch_does_not_have_is_told_so(unet: Exported, tmp_path: Path) -> None:
+def test_a_graph_that_does_not_run_is_an_error_with_the_node(unet: Exported, tmp_path: Path) -> None:
     node = _nodes(unet.graph, "MaxPool")[-1]
 
     def change(graph: onnx.ModelProto) -> None:
@@ -273,6 +273,11 @@ def test_without_onnx_runtime_the_reference_implementation_finds_the_same(
     found = unet.diagnosed(tmp_path, lambda graph: _edit(graph, node.input[1], lambda weight: weight.fill(0.1)))
     assert found is not None
     assert found.node == node.name
+
+
+def test_the_module_is_left_as_it_was(unet: Exported, tmp_path: Path) -> None:
+    unet.diagnosed(tmp_path)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in unet.module.modules())
 
 
 def _nodes(graph: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 import textwrap
 from collections import OrderedDict
 from collections.abc import Callable
@@ -46,11 +47,10 @@ NETS = textwrap.dedent(
             super().__init__()
 
 
-    class Shell(nn.Module):  # whose weights have names with the prefix of a wrapped network, and of a run's state
+    class Shell(nn.Module):  # whose weights have names with the prefix of a wrapped network
         def __init__(self):
             super().__init__()
             self.module = Net()
-            self.network = nn.Identity()
 
         def forward(self, image):
             return self.module(image)
@@ -90,7 +90,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     for module in ("nets", "parts"):
-        monkeypatch.delitem(__import__("sys").modules, module, raising=False)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     return "nets.py"
 
 
@@ -139,7 +139,7 @@ def test_nothing_in_the_brackets_is_evaluated(nets: str, values: str) -> None:
         ("nets.py", "expected package.module:callable or path/to/file.py:callable"),
         ("missing.py:Net", "missing.py is not there"),
         ("no.such.module:Net", "no module is called no.such.module"),
-        ("nets.py:Nett", "nets.py has no Nett; it has Net, Needs, Shell, Lazy and 3 more"),
+        ("nets.py:Nett", "nets.py has no Nett; it has Net, Needs, Shell, Lazy and 4 more"),
         ("nets.py:make.inner", "nets.py has no make.inner"),
         ("nets.py:number", "returned an object of the type int; expected a torch.nn.Module"),
         ("nets.py:Needs", r"calling nets.py:Needs raised TypeError: .*'depth'"),
@@ -161,8 +161,6 @@ def test_what_cannot_be_built_is_one_line_that_says_why(nets: str, target: str, 
 
 
 def test_the_road_of_imports_is_as_it_was(nets: str) -> None:
-    import sys
-
     before = list(sys.path)
     load_foreign("nets.py:Net", None, _card())
     with pytest.raises(ExportError):

@@ -97,6 +97,15 @@ def test_a_state_of_a_run_gives_the_averaged_weights_where_it_has_them(tmp_path:
         assert _equal(_copy(network), _copy(expected))
 
 
+@pytest.mark.parametrize("name", ["module", "_orig_mod", "network", "average"])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_network_whose_names_begin_like_a_wrappers_keeps_them(tmp_path: Path, name: str, wrapper: str) -> None:
+    theirs, network = (nn.Sequential(OrderedDict({name: _network(seed=seed)})) for seed in (2, 1))
+    save_file({wrapper + key: tensor for key, tensor in theirs.state_dict().items()}, tmp_path / "their.safetensors")
+    initialise(network, tmp_path / "their.safetensors")
+    assert _equal(_copy(network), _copy(theirs))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_any_precision_become_those_of_the_network(tmp_path: Path, dtype: torch.dtype) -> None:
     theirs = _network(seed=2)

@@ -4,7 +4,7 @@ What follows the main output are auxiliary ones that only training looks at; the
 """
 
 import inspect
-from typing import ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from torch import nn
 
@@ -20,10 +20,11 @@ from segship.training.networks.unet import UNet
 class Architecture(Protocol):
     """The class of a network."""
 
-    STRIDE: ClassVar[int | None]
-    """Of what sides are multiples where nothing is padded or rounded; None if it cannot be run at open sizes."""
+    @property
+    def STRIDE(self) -> int | None:  # noqa: N802  # a constant of the class
+        """Of what sides are multiples where nothing is padded or rounded; None if a graph cannot leave them open."""
 
-    def __call__(self, *, num_classes: int, in_channels: int, **options: int | str) -> nn.Module:
+    def __call__(self, *arguments: Any, **options: Any) -> nn.Module:
         """Build it with fresh weights."""
 
 

@@ -26,9 +26,7 @@ class FastSCNN(nn.Module):
         in_channels: channels of the picture.
     """
 
-    STRIDE: ClassVar[int | None] = (
-        None  # the pyramid's windows are constants of a graph, and follow from the picture's size
-    )
+    STRIDE: ClassVar[int | None] = None  # the pyramid's windows follow from the picture's size; a graph holds them
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
 """Heights and widths, as Python integers: a traced network then holds them as constants, which every engine takes.
 
-A graph that is to run at any size must calculate them. Within :func:`symbolic_sizes` they are what the tracer hands
-out, and the picture's sides are taken to be multiples of the network's stride, so that nothing is padded or cropped.
+A graph that is to run at any size cannot hold them. Within :func:`symbolic_sizes` they are what the tracer hands out,
+and the picture's sides are taken to be multiples of the network's stride. Then every side in the network is a fixed
+share of the picture's: nothing is padded or cropped, and what is enlarged is so by a factor, which is a constant again.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Final
 
@@ -31,8 +32,12 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     A side of a single pixel is repeated, which gives the same: OpenCV 5.0 reads past the end of one that it resizes.
     With open sizes no side is known to be single.
     """
-    height, width = size_of(x)
-    if not _symbolic.get() and 1 in (height, width):
+    height, width = _numbers(x.shape[2:])
+    if _symbolic.get():
+        factors = [to / side for to, side in zip(_numbers(size), (height, width), strict=True)]
+        if all(factor > 1 and factor.is_integer() for factor in factors):
+            return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
+    elif 1 in (height, width):
         x = x.expand(-1, -1, size[0] if height == 1 else height, size[1] if width == 1 else width)
     return x if _has_size(x, size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
@@ -50,7 +55,7 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     """Pad ``x`` with zeros, at its right and bottom, until ``stride`` divides its height and width."""
-    height, width = (int(side) for side in x.shape[2:])
+    height, width = _numbers(x.shape[2:])
     padding = (0, -width % stride, 0, -height % stride)
     return F.pad(x, padding) if any(padding) else x
 
@@ -61,5 +66,9 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _has_size(x: Tensor, size: tuple[int, int]) -> bool:
-    """Compare the numbers at hand: a side in a network is a fixed share of the picture's, so they tell for all sizes."""
-    return [int(side) for side in x.shape[2:]] == [int(side) for side in size]
+    return _numbers(x.shape[2:]) == _numbers(size)
+
+
+def _numbers(size: Sequence[int]) -> list[int]:
+    """Return sides as they are at hand, where all sizes have the same share in the picture's."""
+    return [int(side) for side in size]

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
-from segship.runtime.backends.common import available_cpus
+from segship.runtime.backends.common import available_cpus, import_openvino
 from segship.runtime.backends.openvino import OpenVINOBackend
 from segship.runtime.errors import DeviceError
 from segship.runtime.model_file import read_card
+
+openvino = import_openvino()
 
 
 def test_by_itself_it_computes_what_the_file_says(tiny_model: Path) -> None:
