@@ -10,7 +10,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format wheel clean
+.PHONY: help venv demo test matrix lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,6 +24,9 @@ demo: $(DEMO)/sheet.png ## train, export, prove and run a network on the built-i
 test: .venv/.has-dev lint ## run linters, type check and tests
 	$(BIN)/python -m pytest -q
 	@echo "next: make demo, or read CONTRIBUTING.md before you change something"
+
+matrix: .venv/.has-dev ## export every network in every form, and let every engine run it (hours)
+	$(BIN)/python -m segship.benchmarks.export_matrix --all --out runs/matrix
 
 lint: .venv/.has-dev ## run linters and the type check
 	$(BIN)/ruff format --check .

@@ -179,7 +179,13 @@ def _card(cell: Cell) -> ModelCard:
     return ModelCard(
         names,
         distinct_colors(len(names)),
-        Preprocess(size, mean=(0.4, 0.45, 0.5), std=(0.2, 0.21, 0.22)),
+        # Trained, as it were, on pictures resized as the graph does it: so frames, too, are held to the full measure.
+        Preprocess(
+            size,
+            interpolation="linear_float" if cell.input == "frame" else "linear_exact",
+            mean=(0.4, 0.45, 0.5),
+            std=(0.2, 0.21, 0.22),
+        ),
         task="binary" if cell.classes == 1 else "multiclass",
         network=Network(cell.network, {"base_channels": 4} if cell.network == "unet" else {}),
     )
@@ -217,6 +223,7 @@ def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:
         "--backend",
         "opencv",
         "--json",
+        "--quiet",
     ]
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(  # noqa: S603  # likewise
@@ -230,7 +237,18 @@ def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:
     if not done.stdout.startswith("{"):
         return {name: f"refused: {done.stderr.strip().removeprefix('error: ').replace(str(model.parent), '')}"}
     row = json.loads(done.stdout)["golden"][0]
-    return {row["engine"]["engine"]: row["verdict"] if row["verdict"] == "same" else f"WRONG: {row['fault']}"}
+    return {
+        row["engine"]["engine"]: row["verdict"]
+        if row["verdict"] == "same"
+        else f"WRONG: {row['fault']} ({_figures(row)})"
+    }
+
+
+def _figures(row: dict[str, Any]) -> str:
+    agreement = (
+        f"{100 * row['label_agreement']:.3f} % same labels, {row['unexplained_flips']} flips that are no near tie"
+    )
+    return agreement if row["max_abs"] is None else f"largest difference {row['max_abs']:.1e}, {agreement}"
 
 
 def is_silent_failure(outcome: Outcome) -> bool:

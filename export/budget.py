@@ -1,9 +1,10 @@
 """From float32 to 8 bits within a budget: what harms most goes back into float32.
 
-Not by NNCF 3.4, which was measured side by side, on the same pictures, with its ``quantize_with_accuracy_control``: in
-ONNX Runtime its graphs are slower than float32 (U²-NetP 0.7 times as fast, U-Net 0.8; these 2.1 and 2.1), since it
-marks activations as signed and leaves transposed convolutions; and to hold 0.2 % of the labels it put 8 layers of a
-U-Net back with 188 s of computing, where two are enough, found in 16 s.
+Not by NNCF 3.4 and its ``quantize_with_accuracy_control``, which were measured side by side, on the same pictures.
+NNCF marks values before they are pooled and joined, where ONNX Runtime needs the marks after, and leaves transposed
+convolutions as they are; so there its graphs are slower than float32: U²-NetP 0.7 times as fast and U-Net 0.8, where
+these are 2.1 times. And to keep 0.2 % of a U-Net's labels it put 8 layers back, after 188 s of computing; 2 are
+enough, found in 16 s.
 """
 
 import csv

@@ -78,7 +78,8 @@ def open_calibration(
 
     Raises:
         ImageError: if the folder holds no pictures; later, if one cannot be read.
-        DatasetError: if there is no such folder or dataset, or it has other classes or pictures than the card speaks of.
+        DatasetError: if there is no such folder or dataset, or it has other classes or pictures than the
+            card speaks of.
     """
     if Path(data).is_dir():
         return _of_folder(Path(data), card, images, convert)

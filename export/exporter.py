@@ -31,7 +31,7 @@ from segship.runtime.backends import Backend, load_backend
 from segship.runtime.card import DynamicAxis, Head, InputForm, ModelCard, Precision
 from segship.runtime.compare import Gate
 from segship.runtime.compare_image import comparison_image
-from segship.runtime.errors import BackendError, ExportError, ModelError, ParityError
+from segship.runtime.errors import BackendError, ExportError, ModelError, ParityError, SegshipError
 from segship.runtime.external_data import external_files
 from segship.runtime.images import Conversion
 from segship.runtime.model_file import content_sha256, write_card
@@ -243,8 +243,11 @@ class _Proof:
             def load(cut: Path, cut_card: ModelCard) -> Backend:
                 return load_backend(engine.info.backend, cut, cut_card, "cpu")
 
-            found = first_divergence(self.module, model, engine.card, batch)
-            return str(found or engine_divergence(model, engine.card, batch, load) or "")
+            try:
+                found = first_divergence(self.module, model, engine.card, batch)
+                return str(found or engine_divergence(model, engine.card, batch, load) or "")
+            except SegshipError as error:  # a graph cut in two may be refused where the whole one is not
+                return f"at which node could not be found out: {error}"
 
         return check_parity(
             model,

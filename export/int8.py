@@ -31,6 +31,7 @@ from onnx import TensorProto, numpy_helper
 from segship.export.calibration import Pictures
 from segship.export.subpixel import as_convolutions
 from segship.export.trunk import WEIGHTED, inferred, trunk_of, with_named_nodes
+from segship.export.widen import widened
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import ExportError, require
 from segship.runtime.tiling import prepare
@@ -119,7 +120,8 @@ class Int8Graphs:
             raise ExportError("int8 needs real pictures for its ranges, and there are none; name some with --calibrate")
         self._model = model
         self._recipe = _RECIPES[target]
-        self._float = inferred(with_named_nodes(as_convolutions(model) if target == "cpu" else model))
+        named = with_named_nodes(model)
+        self._float = inferred(widened(as_convolutions(named)) if target == "cpu" else named)
         self.layers = self._find_layers()
         if not self.layers:
             raise ExportError("the graph has no layer that 8 bits are for; export with --precision fp32 or fp16")
@@ -160,7 +162,11 @@ class Int8Graphs:
     def _find_layers(self) -> dict[str, str]:
         graph = self._float.graph
         trunk = trunk_of(graph)
-        pooled = {node.input[0] for node in graph.node if node.op_type == "AveragePool" and _is_padded(node)}
+        pooled: set[str] = set()
+        for node in reversed(graph.node):
+            handed_on = node.op_type in self._recipe.between and not pooled.isdisjoint(node.output)
+            if handed_on or (node.op_type == "AveragePool" and _is_padded(node)):
+                pooled.update(node.input)
         fit = {value.name for value in graph.value_info if _is_plane(value)} - pooled
         return {
             node.name: node.op_type

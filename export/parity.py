@@ -163,5 +163,6 @@ def _sizes(card: ModelCard) -> list[tuple[int, int]]:
     if "size" not in card.dynamic:
         return [(height, width)]
     stride = card.stride
-    fewer = -(-width * 3 // 4 // stride) * stride
-    return [(height, width), (height + stride, fewer), (max(stride, height - stride), width + 2 * stride)]
+    least = 2 * stride  # below, OpenCV 5 misreads maps of a single pixel, and says so
+    narrower = max(least, -(-width * 3 // 4 // stride) * stride)
+    return [(height, width), (height + stride, narrower), (max(least, height - stride), width + 2 * stride)]

@@ -1,19 +1,23 @@
 """Simplify a graph in a process of its own, which may hang, crash or eat memory without taking the export with it.
 
-Run as a program, ``python -m segship.export.simplify IN OUT MAX_BYTES``, this module is that process.
+Run as a program, ``python -m segship.export.simplify IN OUT``, this module is that process. Whether the simplified
+graph still computes the same is for the comparison with PyTorch to tell; here it is looked at from outside.
 """
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from segship.runtime.errors import one_line
 
@@ -22,8 +26,10 @@ LIMIT_BYTES: Final = (2 << 30) - (1 << 20)
 """What protobuf can hold in one piece."""
 COMMAND: Final = (sys.executable, "-m", "segship.export.simplify")
 
+_SKIPPED: Final = ["fuse_pad_into_pool"]
+"""OpenCV 4 (in float32) and OpenVINO (in 8 bits) compute average pools wrongly that pad; a Pad before them is right."""
 _SPARE_BYTES: Final = 4 << 30
-_CHANGED: Final = 3
+_LOOK_EVERY_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,14 @@ class Simplified:
     Attributes:
         model: simplified, or as it was.
         fault: why it is as it was, in words; empty where it is simplified.
+        nodes_before: nodes of the graph as it was.
+        nodes_after: nodes of ``model``.
     """
 
     model: onnx.ModelProto
-    fault: str = ""
+    fault: str
+    nodes_before: int
+    nodes_after: int
 
 
 def simplify(
@@ -51,44 +61,92 @@ def simplify(
     Args:
         model: the graph.
         seconds: after which the simplifier is ended.
-        memory_bytes: address space that it may use; None: 4 GB and eight times the graph.
-        command: the program, called with the file to read, the file to write and ``memory_bytes``.
+        memory_bytes: that it may have in memory; None: 4 GB and sixteen times the graph, of which it makes several
+            copies. Only Linux tells how much that is; elsewhere nothing is limited.
+        command: the program, called with the file to read and the file to write.
     """
-    size = model.ByteSize()
-    if size > LIMIT_BYTES:
-        return Simplified(model, f"the graph holds {size / 1e9:.1f} GB, more than the simplifier can be given")
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "traced.onnx", Path(folder) / "simplified.onnx"
-        source.write_bytes(model.SerializeToString())
-        limit = memory_bytes or _SPARE_BYTES + 8 * size
-        try:
-            done = subprocess.run(  # noqa: S603  # our own module, and paths that we made
-                [*command, str(source), str(target), str(limit)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Simplified(model, f"the simplifier was ended after {seconds:g} s")
-        if done.returncode == _CHANGED:
-            return Simplified(model, "the simplifier changed what the graph computes")
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
-            return Simplified(model, f"the simplifier ended {how} ({said[-1][:200] if said else 'it said nothing'})")
-        try:
-            simplified = onnx.load(target)
-        except (OSError, DecodeError) as error:
-            return Simplified(model, f"the simplifier left no graph ({one_line(error)})")
-    return Simplified(model, fault) if (fault := _differences(model, simplified)) else Simplified(simplified)
+    size = serialised_bytes(model)
+    simplified, fault = model, "the graph holds more than the 2 GB that the simplifier can be given"
+    if size <= LIMIT_BYTES:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "traced.onnx", Path(folder) / "simplified.onnx"
+            source.write_bytes(model.SerializeToString())
+            limit = memory_bytes or _SPARE_BYTES + 16 * int(size)
+            fault = _run([*command, str(source), str(target)], Path(folder) / "said.txt", seconds, limit)
+            if not fault:
+                try:
+                    simplified = onnx.load(target)
+                except (OSError, DecodeError) as error:
+                    fault = f"the simplifier left no graph ({one_line(error)})"
+        fault = fault or _changes(model, simplified)
+    kept = model if fault else simplified
+    return Simplified(kept, fault, len(model.graph.node), len(kept.graph.node))
 
 
-def _differences(model: onnx.ModelProto, simplified: onnx.ModelProto) -> str:
+def serialised_bytes(model: onnx.ModelProto) -> float:
+    """Return the size of a model as a file; where protobuf cannot write it in one piece, something larger than that."""
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weights > LIMIT_BYTES:
+        return weights  # protobuf would write all of it before it finds out
+    try:
+        return float(model.ByteSize())
+    except EncodeError:
+        return float("inf")
+
+
+def _run(command: list[str], said: Path, seconds: float, memory_bytes: int) -> str:
+    """Run a program within its limits; return what went wrong, in words."""
+    with _running(command, said) as process:
+        deadline = time.monotonic() + seconds
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                return f"the simplifier was ended after {seconds:g} s"
+            if _resident_bytes(process.pid) > memory_bytes:
+                return f"the simplifier was ended when it took more than {memory_bytes / 1e9:.1f} GB of memory"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_EVERY_SECONDS)
+    if process.returncode == 0:
+        return ""
+    lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
+    how = f"by signal {-process.returncode}" if process.returncode < 0 else f"with status {process.returncode}"
+    return f"the simplifier ended {how} ({last})"
+
+
+@contextlib.contextmanager
+def _running(command: list[str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program, and what it starts itself, no longer than the block; its output goes to the file ``said``."""
+    with said.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603  # our own module, and paths that we made
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield process
+        finally:  # also when interrupted from the keyboard
+            if process.poll() is None:
+                if os.name == "posix":
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+                process.wait()
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return how much memory a process holds; 0 where the system does not tell.
+
+    What it reserves is no measure: engines reserve far more than they ever touch.
+    """
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):  # not Linux, or it has ended just now
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _changes(model: onnx.ModelProto, simplified: onnx.ModelProto) -> str:
     """Say what a simplifier has no business to change."""
     for what, before, after in (
-        ("the opset", _opset(model), _opset(simplified)),
+        ("the opset", _opsets(model), _opsets(simplified)),
         ("the inputs", _values(model.graph.input), _values(simplified.graph.input)),
         ("the outputs", _values(model.graph.output), _values(simplified.graph.output)),
     ):
@@ -97,34 +155,29 @@ def _differences(model: onnx.ModelProto, simplified: onnx.ModelProto) -> str:
     return ""
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+def _opsets(model: onnx.ModelProto) -> dict[str, int]:
+    return {entry.domain: entry.version for entry in model.opset_import}
 
 
-def _values(values: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, int, list[int | None]]]:
+def _values(values: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, str, list[int | str]]]:
     return [
         (
             value.name,
-            value.type.tensor_type.elem_type,
-            [side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim],
+            onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+            [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim],
         )
         for value in values
     ]
 
 
-def _main(source: str, target: str, memory_bytes: str) -> int:
-    with contextlib.suppress(ImportError):  # a guard that not every system has
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+def _main(source: str, target: str) -> int:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim would import it, which takes seconds, for nothing
     import onnxsim
 
-    simplified, same = onnxsim.simplify(onnx.load(source))
-    if not same:
-        return _CHANGED
+    simplified, _ = onnxsim.simplify(source, skipped_optimizers=_SKIPPED)
     Path(target).write_bytes(simplified.SerializeToString())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:4]))
+    sys.exit(_main(*sys.argv[1:3]))

@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from segship.export.trunk import drop_unused_weights
+
 
 def as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which every transposed convolution that can be one is a Conv of the same name, spread out.
@@ -27,10 +29,7 @@ def as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = [part for node in graph.node for part in (_spread(node, weights, graph) or [node])]
     del graph.node[:]
     graph.node.extend(nodes)
-    unused = set(weights) - {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in unused]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused_weights(graph)
     return rewritten
 
 

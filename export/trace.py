@@ -19,7 +19,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -56,7 +55,7 @@ def trace(module: nn.Module, card: ModelCard, opset: int) -> onnx.ModelProto:
             dynamic_stride(card.network)  # refuses the networks that hold their size
         sizes = symbolic_sizes()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "traced.onnx"  # a file: beside it there is room for the weights of 2 GB and more
+        path = f"{folder}/traced.onnx"  # a file's name, as a string: else PyTorch refuses weights of more than 2 GB
         try:
             with _quiet(), sizes:
                 torch.onnx.export(

@@ -54,6 +54,14 @@ def with_named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     return named
 
 
+def drop_unused_weights(graph: onnx.GraphProto) -> None:
+    """Take out of a graph the weights that no node takes any more."""
+    taken = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in taken]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with the types and shapes of all tensors, worked out anew.
 

@@ -6,16 +6,16 @@ its weights stay whole until the new model, which names the new weights, takes t
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, external_data_helper, numpy_helper
 
 import segship
-from segship.export.simplify import LIMIT_BYTES
+from segship.export.simplify import LIMIT_BYTES, serialised_bytes
 from segship.runtime.card import CARD_KEY, ModelCard
 from segship.runtime.errors import ExportError, ModelError, one_line
 from segship.runtime.external_data import external_files
@@ -23,8 +23,12 @@ from segship.runtime.files import replacing
 from segship.runtime.model_file import read_onnx_header
 
 _SMALL_BYTES: Final = 1024
+"""Tensors up to this size stay in the graph: shapes and other constants, which engines look at while they load."""
+
 _ALIGNMENT: Final = 4096
 """Engines map weights into memory by pages."""
+
+_DIGITS: Final = 12
 
 
 class Draft:
@@ -40,32 +44,23 @@ class Draft:
         self._weights: set[Path] = set()
 
     def write(self, model: onnx.ModelProto, card: ModelCard, opset: int) -> None:
-        """Write a graph with its card, and check what was written: valid, with all shapes, and of this opset.
+        """Write a graph with its card, see :func:`write_model`; ``model`` stays as it is."""
+        complete = described(model, card)
+        weights = write_model(complete, self.path, opset, stem=self._stem, external_above=self._external_above)
+        self._weights |= {weights} if weights else set()
 
-        Raises:
-            ExportError: if it is not.
-        """
-        described = _described(model, card)
-        if described.ByteSize() > self._external_above:
-            self._weights.add(_move_weights(described, self.path.parent, self._stem))
-        self.path.write_bytes(described.SerializeToString())
-        try:
-            onnx.checker.check_model(str(self.path), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"the exported graph is not valid ONNX ({one_line(error)})") from error
-        written = read_onnx_header(self.path).opset
-        if written != opset:
-            raise ExportError(f"opset {opset} was asked for, but the exporter wrote opset {written}; no file is left")
-
-    def remove_weights(self, but: set[Path]) -> None:
+    def remove_weights(self, but: Iterable[Path]) -> None:
         """Remove the files of weights that this draft wrote, but for some."""
-        for path in self._weights - but:
+        for path in self._weights - set(but):
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def drafting(path: Path, *, external_above: int = LIMIT_BYTES) -> Iterator[Draft]:
     """Yield a draft of a model; on success it takes the place of ``path``, on failure it goes.
+
+    A process that is killed leaves the old model whole, or the new one; at worst a file of weights that no model names,
+    which the next model of this name removes.
 
     Args:
         path: of the model.
@@ -74,20 +69,77 @@ def drafting(path: Path, *, external_above: int = LIMIT_BYTES) -> Iterator[Draft
     Raises:
         OutputError: if the place cannot be written, or the disk is full.
     """
-    old = set(_weights_of(path))
-    draft = None
-    try:
-        with replacing(path, durable=True) as temporary:
-            draft = Draft(temporary, path.stem, external_above)
+    old = _weights_of(path)
+    with replacing(path, durable=True) as temporary:
+        draft = Draft(temporary, path.stem, external_above)
+        try:
             yield draft
-    except BaseException:
-        if draft is not None:
+            used = external_files(temporary)
+        except BaseException:
             draft.remove_weights(but=old)
-        raise
-    new = set(_weights_of(path))
-    draft.remove_weights(but=new)
-    for weights in old - new:
-        weights.unlink(missing_ok=True)
+            raise
+    ours = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{_DIGITS}}}\.data")
+    for file in path.parent.iterdir():
+        if ours.fullmatch(file.name) and file not in used:
+            file.unlink(missing_ok=True)
+
+
+def described(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """Return a copy of a graph with its card, without what tools and this machine left in it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.producer_name, copy.producer_version = "segship", segship.__version__
+    copy.ClearField("domain")
+    copy.ClearField("model_version")
+    copy.graph.name = card.network.arch if card.network else "network"
+    copy.ClearField("doc_string")
+    _clean(copy.graph)
+    called = {(node.domain, node.op_type) for node in _nodes(copy.graph.node)}
+    for function in list(copy.functions):
+        _clean(function)
+        if (function.domain, function.name) not in called:
+            copy.functions.remove(function)
+    used = {domain for domain, _ in called} | {node.domain for f in copy.functions for node in _nodes(f.node)}
+    for entry in [entry for entry in copy.opset_import if entry.domain not in used | {"", "ai.onnx"}]:
+        copy.opset_import.remove(entry)
+    del copy.metadata_props[:]
+    copy.metadata_props.add(key=CARD_KEY, value=card.to_json())
+    return copy
+
+
+def write_model(
+    model: onnx.ModelProto, path: Path, opset: int, *, stem: str = "", external_above: int = LIMIT_BYTES
+) -> Path | None:
+    """Write a model, and check what was written: whole, valid, with all shapes, and of the opset that was asked for.
+
+    Args:
+        model: where it is larger than ``external_above``, its weights move out of it, into the file.
+        path: of the file to write.
+        opset: version of the default operator set.
+        stem: what the name of the file of weights begins with; that of ``path`` by default.
+        external_above: bytes above which the weights go into a file of their own, beside ``path``.
+
+    Returns:
+        The file of weights ``STEM.HASH.data``; None if they are in the model itself.
+
+    Raises:
+        ExportError: if the file is no valid ONNX file, or of another opset.
+        OutputError: if the file of weights cannot be written.
+    """
+    is_large = serialised_bytes(model) > external_above
+    weights = _move_weights(model, path.parent, stem or path.stem) if is_large else None
+    path.write_bytes(model.SerializeToString())
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX ({one_line(error)})") from error
+    header = read_onnx_header(path)
+    if header.opset != opset:
+        raise ExportError(f"opset {opset} was asked for, but the exporter wrote opset {header.opset}; no file is left")
+    for name, shape in header.outputs.items():
+        if shape is None:
+            raise ExportError(f"the exported graph does not tell the shape of its output {name!r}; no file is left")
+    return weights
 
 
 def _weights_of(path: Path) -> list[Path]:
@@ -97,61 +149,51 @@ def _weights_of(path: Path) -> list[Path]:
         return []
 
 
-def _described(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """Put the card into a copy of the graph, and take out what tools and this machine left in it."""
-    described = onnx.ModelProto()
-    described.CopyFrom(model)
-    described.producer_name, described.producer_version = "segship", segship.__version__
-    described.doc_string = ""
-    described.graph.name = card.network.arch if card.network else "network"
-    _clean(described.graph)
-    del described.metadata_props[:]
-    entry = described.metadata_props.add()
-    entry.key, entry.value = CARD_KEY, card.to_json()
-    return described
-
-
-def _clean(graph: onnx.GraphProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for tensor in graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
+def _clean(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Take out descriptions, traces of tools, and shapes of values inside, which every engine infers itself."""
+    del graph.value_info[:]
+    parts: list[onnx.GraphProto | onnx.FunctionProto | onnx.NodeProto | onnx.ValueInfoProto | TensorProto]
+    parts = [graph, *graph.node]
+    if isinstance(graph, onnx.GraphProto):
+        parts += [*graph.input, *graph.output, *graph.initializer]
     for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
         for attribute in node.attribute:
-            attribute.doc_string = ""
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+            attribute.ClearField("doc_string")
+            parts += [attribute.t] if attribute.HasField("t") else []
+            for inner in _graphs_in(attribute):
                 _clean(inner)
+    for part in parts:
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for inner in _graphs_in(attribute):
+                yield from _nodes(inner.node)
+
+
+def _graphs_in(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def _move_weights(model: onnx.ModelProto, folder: Path, stem: str) -> Path:
     """Move large weights into a file of their own in ``folder``, and let the graph point to it."""
     large = [tensor for tensor in model.graph.initializer if tensor.ByteSize() > _SMALL_BYTES]
     digest = hashlib.sha256()
-    temporary = folder / f".{stem}.weights"
-    places = []
-    try:
-        with temporary.open("wb") as file:
-            for tensor in large:
-                content = np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes()
-                file.write(bytes(-file.tell() % _ALIGNMENT))
-                places.append((file.tell(), len(content)))
-                file.write(content)
-                digest.update(content)
-        path = folder / f"{stem}.{digest.hexdigest()[:12]}.data"
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for tensor, (offset, length) in zip(large, places, strict=True):
-        for kind in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-            tensor.ClearField(kind)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", path.name), ("offset", str(offset)), ("length", str(length))):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, value
+    for tensor in large:
+        if not tensor.HasField("raw_data"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+        digest.update(tensor.raw_data)
+    path = folder / f"{stem}.{digest.hexdigest()[:_DIGITS]}.data"
+    with replacing(path, durable=True) as temporary, temporary.open("wb") as file:
+        for tensor in large:
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            offset = file.tell()
+            length = file.write(tensor.raw_data)
+            external_data_helper.set_external_data(tensor, path.name, offset, length)
+            tensor.ClearField("raw_data")
     return path

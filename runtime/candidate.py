@@ -30,7 +30,7 @@ class Worst:
     comparison: Comparison
 
     @property
-    def badness(self) -> tuple[int, int, float]:
+    def badness(self) -> tuple[int, int, int, float]:
         """Larger where the picture differs more."""
         return _badness(self.comparison)
 
@@ -160,5 +160,6 @@ class Candidate:
         return f" ({found})" if found else ""
 
 
-def _badness(comparison: Comparison) -> tuple[int, int, float]:
-    return comparison.unexplained_flips, comparison.differing_pixels, comparison.max_abs or 0.0
+def _badness(comparison: Comparison) -> tuple[int, int, int, float]:
+    c = comparison
+    return c.unexplained_flips, c.beyond_tolerance, c.differing_pixels, c.max_abs or 0.0

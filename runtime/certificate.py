@@ -63,10 +63,23 @@ class Certificate:
     relative_tolerance: float
     rows: tuple[Proof, ...]
 
-    def proof(self, backend: str, device: str, precision: str) -> Proof | None:
-        """Return the row of a combination that kept to its gate, if there is one; all GPUs count as one device."""
-        kind = device.partition(":")[0]
+    def proof(self, backend: str, engine: str, device: str, precision: str) -> Proof | None:
+        """Return the row of a combination that kept to its gate, if there is one.
+
+        All GPUs count as one device, and all versions of an engine that begin with the same number as one engine.
+        """
+        wanted = (backend, _generation(engine), device.partition(":")[0], precision)
         for row in self.rows:
-            if (row.backend, row.device.partition(":")[0], row.precision) == (backend, kind, precision) and row.passes:
+            if (
+                row.backend,
+                _generation(row.engine),
+                row.device.partition(":")[0],
+                row.precision,
+            ) == wanted and row.passes:
                 return row
         return None
+
+
+def _generation(engine: str) -> str:
+    """Return name and first number of a version, as in ``OpenCV 4`` of ``OpenCV 4.14.0``."""
+    return engine.partition(".")[0]

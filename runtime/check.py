@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from segship.runtime.backends import ENTRY_POINT_GROUP, default_backend, load_backend
+from segship.runtime.backends import ENTRY_POINT_GROUP, EngineInfo, default_backend, load_backend
 from segship.runtime.candidate import Candidate, EngineRow
 from segship.runtime.card import ModelCard
 from segship.runtime.check_report import ModelCheck
@@ -79,25 +79,18 @@ def check_model(
     )
 
 
-def gate_here(card: ModelCard, backend: str, device: str, precision: str) -> Gate | None:
-    """Return what an engine must keep to on this machine; None where nothing says how far int8 may be.
-
-    Args:
-        card: of the model.
-        backend: name of the engine.
-        device: that runs it.
-        precision: that it calculates in.
-    """
+def gate_here(card: ModelCard, engine: EngineInfo) -> Gate | None:
+    """Return what an engine must keep to on this machine; None where nothing says how far int8 may be."""
     if card.precision == "int8":
-        return _int8_gate(card, backend, device, precision)
-    return STRICT if card.precision == precision == "fp32" and card.frame is None else LOOSE
+        return _int8_gate(card, engine)
+    return STRICT if card.precision == engine.precision == "fp32" and card.frame is None else LOOSE
 
 
-def _int8_gate(card: ModelCard, backend: str, device: str, precision: str) -> Gate | None:
+def _int8_gate(card: ModelCard, engine: EngineInfo) -> Gate | None:
     """What was recorded for the engine or, if it was not there, the least of what was for others, less a little."""
     if card.certificate is None:
         return None
-    own = card.certificate.proof(backend, device, precision)
+    own = card.certificate.proof(engine.backend, engine.engine, engine.device, engine.precision)
     rows = [own] if own else [row for row in card.certificate.rows if row.passes]
     if not rows:
         return None
@@ -191,7 +184,7 @@ def _as_expected(result: Result, engine: Segmenter, card: ModelCard) -> Expected
 
 
 def _gate(engine: Segmenter) -> Gate | None:
-    return gate_here(engine.card, engine.info.backend, engine.info.device, engine.info.precision)
+    return gate_here(engine.card, engine.info)
 
 
 def _gate_between(reference: Segmenter, other: Segmenter) -> Gate | None:

@@ -197,3 +197,7 @@ def _check_free(overwrite: bool, *paths: Path | None) -> None:
 def main() -> NoReturn:
     """Run ``seg-check``."""
     run(seg_check)
+
+
+if __name__ == "__main__":
+    main()

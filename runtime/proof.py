@@ -21,9 +21,9 @@ def unproven(model: Path, card: ModelCard, engine: EngineInfo) -> str:
         return ""
     if content_sha256(model, card) != card.certificate.content_sha256:
         return "its graph, weights or card were changed since it was proven to compute what PyTorch computes"
-    if card.certificate.proof(engine.backend, engine.device, engine.precision) is None:
+    if card.certificate.proof(engine.backend, engine.engine, engine.device, engine.precision) is None:
         return (
-            f"its export did not compare it with PyTorch on {engine.backend}, {engine.device}, {engine.precision}; "
+            f"its export did not compare it with PyTorch on {engine.engine}, {engine.device}, {engine.precision}; "
             f"do so here: seg-check model {model} --backend {engine.backend} --golden FILE.npz"
         )
     return ""

@@ -13,13 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segship.benchmarks.seeded import seeded_network
 from segship.export.exporter import export
 from segship.runtime.card import ModelCard, Network, Provenance
 from segship.runtime.console import run
 from segship.runtime.palettes import DEMO, ClassTable
 from segship.runtime.preprocess import Depth, Preprocess
 from segship.training.checkpoint import save_checkpoint
-from segship.training.networks import build_network
 
 TINY_SIZE = (48, 64)
 
@@ -69,17 +69,7 @@ def tiny_card(
 
 def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
     """Write a checkpoint with seeded random weights whose batch norms have seen something."""
-    torch.manual_seed(0)
-    assert card.network is not None
-    network = build_network(card.network, num_classes=card.num_logits, in_channels=card.preprocess.channels)
-    network.train()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain mean of what it sees, or else every scale fades and the logits with it
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.randn(2, card.preprocess.channels, *card.preprocess.size))
-    save_checkpoint(path, network, card)
+    save_checkpoint(path, seeded_network(card), card)
     return path
 
 

@@ -72,7 +72,7 @@ def test_labels_are_chosen_in_single_precision(
     assert np.mean(run_graph(half, batch) == run_graph(model, batch)) > 0.995
 
 
-@pytest.mark.parametrize("opset", [11, 13, 18, 21, 23])
+@pytest.mark.parametrize("opset", [11, 18, 23])
 def test_every_opset_can_be_in_half_precision(
     tiny_checkpoint: Path, picture: Path, photo: NDArray[np.uint8], tmp_path: Path, opset: int, run_graph: Run
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from segship.runtime.backends import EngineInfo
 from segship.runtime.card import ModelCard
 from segship.runtime.certificate import Certificate, Proof
 from segship.runtime.check import INT8_SLACK, check_model, gate_here, installable_backends
@@ -301,25 +302,31 @@ def test_every_engine_but_the_reference_is_asked() -> None:
     assert "torch" not in names
 
 
+def _engine(backend: str, precision: str, device: str = "cpu") -> EngineInfo:
+    return EngineInfo(backend, "An Engine 1.0", device, precision, 1)
+
+
 def test_the_gate_is_that_of_the_file_and_of_what_the_engine_calculates_in(conv_card: ModelCard) -> None:
-    assert gate_here(conv_card, "ort", "cpu", "fp32") == STRICT
-    assert gate_here(conv_card, "openvino", "cpu", "bf16") == LOOSE
-    assert gate_here(dataclasses.replace(conv_card, precision="fp16"), "ort", "cpu", "fp16") == LOOSE
+    assert gate_here(conv_card, _engine("ort", "fp32")) == STRICT
+    assert gate_here(conv_card, _engine("openvino", "bf16")) == LOOSE
+    assert gate_here(dataclasses.replace(conv_card, precision="fp16"), _engine("ort", "fp16")) == LOOSE
     frames = dataclasses.replace(conv_card, input_form="pixels", frame=(48, 64))
-    assert gate_here(frames, "ort", "cpu", "fp32") == LOOSE
+    assert gate_here(frames, _engine("ort", "fp32")) == LOOSE
 
 
 def test_int8_must_agree_as_it_did_where_it_was_proven_but_for_a_little(conv_card: ModelCard) -> None:
     card = dataclasses.replace(conv_card, precision="int8")
-    assert gate_here(card, "ort", "cpu", "int8") is None
+    assert gate_here(card, _engine("ort", "int8")) is None
     rows = (
         _proof("ort", 0.99, precision="int8"),
         _proof("opencv", 0.98, precision="int8"),
         _proof("openvino", 0.5, passes=False, precision="int8"),
     )
     card = dataclasses.replace(card, certificate=Certificate("", "PyTorch", "some", 1e-4, 1e-3, rows))
-    assert gate_here(card, "ort", "cpu", "int8") == Gate(within_tolerance=False, min_agreement=0.99 - INT8_SLACK)
-    assert gate_here(card, "ort", "cuda:0", "int8") == Gate(within_tolerance=False, min_agreement=0.98 - INT8_SLACK)
+    assert gate_here(card, _engine("ort", "int8")) == Gate(within_tolerance=False, min_agreement=0.99 - INT8_SLACK)
+    assert gate_here(card, _engine("ort", "int8", "cuda:0")) == Gate(
+        within_tolerance=False, min_agreement=0.98 - INT8_SLACK
+    )
 
 
 def test_int8_without_certificate_is_recorded(conv_model: Path, golden: Path) -> None:

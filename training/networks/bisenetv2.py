@@ -140,7 +140,9 @@ class GuidedAggregation(nn.Module):
         super().__init__()
         self.detail_keep = depthwise_then_pointwise(channels)
         self.detail_down = nn.Sequential(
-            Convolution(channels, channels, stride=2, activate=False), nn.AvgPool2d(3, stride=2, padding=1)
+            Convolution(channels, channels, stride=2, activate=False),
+            nn.ZeroPad2d(1),  # not in the pool: some engines compute that wrongly
+            nn.AvgPool2d(3, stride=2),
         )
         self.semantic_up = Convolution(channels, channels, activate=False)
         self.semantic_keep = depthwise_then_pointwise(channels)

@@ -9,9 +9,9 @@ from torch import nn
 
 from segship.export.exporter import export
 from segship.runtime.card import Network
-from segship.runtime.errors import CheckpointError
+from segship.runtime.errors import CheckpointError, ExportError
 from segship.training.losses import LossConfig, SegmentationLoss
-from segship.training.networks import ARCHITECTURES, build_network, network_options
+from segship.training.networks import ARCHITECTURES, build_network, dynamic_stride, network_options
 
 BuildSmall = Callable[..., nn.Module]
 
@@ -138,6 +138,15 @@ def test_an_architecture_that_is_not_known_is_refused_naming_the_known_ones() ->
 )
 def test_the_options_of_an_architecture_are_named_with_their_defaults(arch: str, options: dict[str, int | str]) -> None:
     assert network_options(arch) == options
+
+
+def test_every_architecture_has_a_stride_or_says_why_its_size_cannot_be_left_open() -> None:
+    strides = {arch: dynamic_stride(Network(arch)) for arch in ARCHITECTURES if arch != "fastscnn"}
+    assert strides == {arch: 16 if arch == "unet" else 32 for arch in strides}
+    with pytest.raises(ExportError, match="the size of fastscnn cannot be left open: its pyramid"):
+        dynamic_stride(Network("fastscnn"))
+    with pytest.raises(CheckpointError, match="'deeplab'"):
+        dynamic_stride(Network("deeplab"))
 
 
 def _count(parameters: list[nn.Parameter]) -> int:
