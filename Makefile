@@ -21,7 +21,7 @@ venv: .venv/.has-all ## make .venv with all extras, and nothing else
 demo: $(DEMO)/sheet.png ## train, export, prove and run a network on the built-in dataset
 	@$(BIN)/python -m segship.benchmarks.demo summary $(DEMO)
 
-test: .venv/.has-dev lint ## run linters, type check and tests
+test: .venv/.has-dev .venv/.has-opencv4 lint ## run linters, type check and tests
 	$(BIN)/python -m pytest -q
 	@echo "next: make demo, or read CONTRIBUTING.md before you change something"
 
@@ -65,6 +65,10 @@ clean: ## remove everything that was made
 
 .venv/.has-dev: .venv/.has-all
 	$(PIP) --group dev
+	@touch $@
+
+.venv/.has-opencv4: .venv/.has-dev
+	$(BIN)/python -m segship.benchmarks.export_matrix --install-opencv4
 	@touch $@
 
 $(DEMO)/train/best.safetensors: | $(or $(wildcard .venv/.has-all),.venv/.has-demo)

@@ -40,6 +40,11 @@ OPSETS: Final = (11, 13, 17, 18, 21)
 HEADS: Final[tuple[Head, ...]] = ("logits", "probabilities", "labels")
 INPUTS: Final[tuple[Input, ...]] = ("float", "pixels", "frame")
 SHAPES: Final[tuple[tuple[DynamicAxis, ...], ...]] = ((), ("batch",), ("size",), ("batch", "size"))
+SMALL: Final[dict[str, dict[str, int | str]]] = {
+    "unet": {"base_channels": 4},
+    **{name: {"backbone": "vgg11"} for name in ("fcn32s", "fcn16s", "fcn8s", "fcns")},
+}
+"""Options that make networks smaller, and leave their form."""
 CLASSES: Final = (1, 6, 41)
 """Numbers of logits; 1 is a binary network."""
 
@@ -48,6 +53,8 @@ SIZE: Final = (72, 104)
 OPEN_SIZE: Final = (64, 96)
 FRAME: Final = (60, 90)
 OPENCV4: Final = "opencv-python-headless==4.14.0.94"
+OPENCV4_FOLDER: Final = Path(sys.prefix) / "opencv4"
+"""A folder in the environment where no other package sees it."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,22 @@ class Outcome:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/matrix"), help="Folder for the table.")
 @click.option("--all", "every", is_flag=True, help="Every combination, not only every pair.")
 @click.option("--network", "networks", multiple=True, help="Only this one; may be given again.")
-@click.option("--opencv4/--no-opencv4", default=True, help="Install OpenCV 4 beside the table, and run it too.")
-def matrix(*, out: Path, every: bool, networks: tuple[str, ...], opencv4: bool) -> int:
+@click.option(
+    "--opencv4/--no-opencv4",
+    default=True,
+    help="Install OpenCV 4 in a folder of the environment, and let it run the files too.",
+)
+@click.option("--install-opencv4", "only_install", is_flag=True, help="Do that, and nothing else.")
+def matrix(*, out: Path, every: bool, networks: tuple[str, ...], opencv4: bool, only_install: bool) -> int:
     """Make the table network × opset × head × input × shapes, with what each engine does."""
     chosen = [cell for cell in (all_cells() if every else pairwise_cells()) if not networks or cell.network in networks]
-    other = install_opencv4(out / "opencv4") if opencv4 else None
+    if opencv4 or only_install:
+        install_opencv4()
+    if only_install:
+        return 0
     outcomes = []
     for number, cell in enumerate(chosen, 1):
-        outcomes.append(try_cell(cell, other))
+        outcomes.append(try_cell(cell, OPENCV4_FOLDER if opencv4 else None))
         click.echo(f"{number}/{len(chosen)} {_line(outcomes[-1])}", err=True)
     write_text(out / "matrix.md", to_markdown(outcomes))
     write_text(out / "matrix.json", json.dumps([dataclasses.asdict(outcome) for outcome in outcomes]))
@@ -187,7 +202,7 @@ def _card(cell: Cell) -> ModelCard:
             std=(0.2, 0.21, 0.22),
         ),
         task="binary" if cell.classes == 1 else "multiclass",
-        network=Network(cell.network, {"base_channels": 4} if cell.network == "unet" else {}),
+        network=Network(cell.network, SMALL.get(cell.network, {})),
     )
 
 
@@ -204,12 +219,11 @@ def _export(cell: Cell, reference: Reference, path: Path, backends: Sequence[str
     )
 
 
-def install_opencv4(folder: Path) -> Path:
-    """Install OpenCV 4 into a folder, where no other package sees it, and return the folder."""
-    if not (folder / "cv2").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), OPENCV4]
+def install_opencv4() -> None:
+    """Install OpenCV 4 beside OpenCV 5, unless it is there."""
+    if not (OPENCV4_FOLDER / "cv2").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(OPENCV4_FOLDER), OPENCV4]
         subprocess.run(pip, check=True)  # noqa: S603  # nothing in it comes from outside
-    return folder
 
 
 def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from segship.training.networks import build_network
 def seeded_network(card: ModelCard) -> nn.Module:
     """Build the network of a card, in evaluation mode, with weights that are the same each time.
 
-    Its batch norms have seen some noise: without that, every scale fades, logits come near 0 and labels are all the same.
+    Its batch norms have seen some noise: else every scale fades, logits come near 0, and labels are all the same.
     """
     if card.network is None:
         raise ValueError("a network is built from a card that names one")

@@ -148,9 +148,10 @@ def export(
         else open_calibration(quantisation.data, card, images=quantisation.images, convert=convert)
     )
     module = deployable(reference.network, card)
-    proof = _Proof(reference, module, parity_pictures(images, card, convert), tuple(backends), tuple(convert))
+    proof = _Proof(path, reference, module, parity_pictures(images, card, convert), tuple(backends), tuple(convert))
     with drafting(path) as draft, _said_of(path, draft.path):
         graph = _float32_graph(module, card, opset, draft, proof, tell)
+        _demand(graph.parity, path)  # what is reduced next is measured against this graph
         model, parity, warnings = graph.model, graph.parity, list(graph.warnings)
         sheet, ratio = None, None
         if precision != "fp32":
@@ -166,10 +167,10 @@ def export(
             draft.write(model, card, opset)
             tell(f"comparing {precision} with PyTorch")
             parity = proof.compare(draft.path, card, gate, measure)
+            _demand(parity, path)
             ratio = speed_ratio(graph.model, model, card)
             if ratio <= 1:
                 warnings.append(f"{precision} is not faster than fp32 here: {ratio:.2f} times as fast in ONNX Runtime")
-        _demand(parity, path)
         card = dataclasses.replace(card, certificate=parity.certificate(content_sha256(draft.path)))
         write_card(draft.path, card)
         size_bytes = sum(file.stat().st_size for file in (draft.path, *external_files(draft.path)))
@@ -209,25 +210,28 @@ def _float32_graph(
     nodes = len(traced.graph.node)
     tell("simplifying")
     simplified = simplify(traced)
-    tell("comparing with PyTorch")
-    draft.write(simplified.model, card, opset)
-    parity = proof.compare(draft.path, card)
-    if simplified.fault:
-        return _Float32Graph(traced, nodes, parity, (f"{simplified.fault}; the graph as traced is kept",))
-    if not parity.passes:
-        tell("comparing the graph as it was traced")
-        draft.write(traced, card, opset)
-        unsimplified = proof.compare(draft.path, card)
-        if unsimplified.passes:
-            fault = f"the simplifier changed what the graph computes ({_faults(parity)}); the graph as traced is kept"
-            return _Float32Graph(traced, nodes, unsimplified, (fault,))
-    return _Float32Graph(simplified.model, nodes, parity, ())
+    fault = simplified.fault
+    if not fault:
+        try:
+            draft.write(simplified.model, card, opset)
+        except ExportError as error:
+            fault = f"the simplifier broke the graph: {error}"
+    if not fault:
+        tell("comparing with PyTorch")
+        parity = proof.compare(draft.path, card)
+        if parity.passes:
+            return _Float32Graph(simplified.model, nodes, parity, ())
+        fault = f"the simplifier changed what the graph computes ({_faults(parity)})"
+    draft.write(traced, card, opset)
+    tell("comparing the graph as it was traced with PyTorch")
+    return _Float32Graph(traced, nodes, proof.compare(draft.path, card), (f"{fault}; the graph as traced is kept",))
 
 
 @dataclass(frozen=True)
 class _Proof:
-    """What a file is compared with, on which pictures and engines."""
+    """What a file is compared with, on which pictures and engines; ``path`` is what it will be called."""
 
+    path: Path
     reference: Reference
     module: nn.Module
     pictures: Sequence[Picture]
@@ -245,11 +249,12 @@ class _Proof:
 
             try:
                 found = first_divergence(self.module, model, engine.card, batch)
-                return str(found or engine_divergence(model, engine.card, batch, load) or "")
+                found = found or engine_divergence(model, engine.card, batch, load)
+                return self._other_resize(card) if found is None else str(found)
             except SegshipError as error:  # a graph cut in two may be refused where the whole one is not
                 return f"at which node could not be found out: {error}"
 
-        return check_parity(
+        report = check_parity(
             model,
             card,
             self.reference,
@@ -259,6 +264,17 @@ class _Proof:
             gate=gate,
             locate=locate,
             measure=measure,
+        )
+        refused = {name: why.replace(str(model), self.path.name) for name, why in report.refused.items()}
+        return dataclasses.replace(report, refused=refused)
+
+    def _other_resize(self, card: ModelCard) -> str:
+        """Say why a graph whose nodes all compute what they must may still differ: by how it resizes frames."""
+        if card.precision != "fp32" or card.preprocess.interpolation == self.reference.card.preprocess.interpolation:
+            return ""
+        return (
+            "resize: the graph resizes frames without rounding, and the network was trained on rounded pictures; "
+            "train it with --set interpolation=linear_float"
         )
 
 
@@ -287,7 +303,8 @@ def _demand(parity: ParityReport, path: Path) -> None:
 
 
 def _faults(parity: ParityReport) -> str:
-    return "; ".join(f"{row.engine.engine} {row.fault}" for row in parity.failed)
+    reasons = [f"{row.engine.engine} {row.fault}" for row in parity.failed]
+    return "; ".join(reasons or [f"{name}: {why}" for name, why in parity.refused.items()])
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 PyTorch has two exporters, and the older one, which traces TorchScript, makes the better file here at every opset:
 
-- It writes the opset that it is asked for. The newer one builds opset 18 and converts it down, and where that fails
-  (asked for 17: U-Net and BiSeNet V2; asked for 11 or 13: every network), it leaves 18 in the file without a word.
-- After simplification both have the same nodes (U-Net 51, U²-NetP 364, Fast-SCNN 92, BiSeNet V2 116, at opsets 17, 18,
-  21 and 23 alike), both pass the checker, and ONNX Runtime and OpenCV compute the same from them.
+- It writes the opset that it is asked for. The newer one builds opset 18 and converts it down, and where that fails (to
+  17 with U-Net and BiSeNet V2, to 11 and 13 with U²-Net, too), it leaves 18 in the file.
+- After simplification both have the same nodes (U-Net 51, U²-NetP 364, Fast-SCNN 92; at opsets 17, 18, 21
+  and 23 alike), both pass the checker, and ONNX Runtime and OpenCV compute the same from them.
 - Its nodes carry the path of the module that they come from, by which a difference is traced to its stage.
 - It needs a tenth of the time, and no further package.
 

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PillowImage
 
+from segship.export import exporter
+from segship.export.simplify import Simplified
 from segship.runtime.card import ModelCard
+
+
+@pytest.fixture
+def unsimplified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exports keep their graphs as they are traced, which takes a second less."""
+
+    def keep(model: onnx.ModelProto) -> Simplified:
+        return Simplified(model, "", len(model.graph.node), len(model.graph.node))
+
+    monkeypatch.setattr(exporter, "simplify", keep)
 
 
 @pytest.fixture(scope="session")

@@ -181,8 +181,9 @@ def test_what_other_engines_compute_wrongly_in_8_bits_stays_in_float32(tiny_mode
 
     nodes = [
         layer_of("a", "image"),
-        layer_of("padded", "a"),
-        helper.make_node("AveragePool", ["padded"], ["pooled"], "pooled", kernel_shape=[3, 3], pads=[1] * 4),
+        layer_of("taken", "a"),
+        helper.make_node("Pad", ["taken", "pads"], ["padded"], "padded"),
+        helper.make_node("AveragePool", ["padded"], ["pooled"], "pooled", kernel_shape=[3, 3]),
         helper.make_node("GlobalAveragePool", ["a"], ["mean"], "mean"),
         layer_of("pixel", "mean", 1),
         helper.make_node("Mul", ["pooled", "pixel"], ["gated"], "gated"),
@@ -194,6 +195,7 @@ def test_what_other_engines_compute_wrongly_in_8_bits_stays_in_float32(tiny_mode
         numpy_helper.from_array(rng.normal(size=(3, 3, side, side)).astype(np.float32), f"weight{side}")
         for side in (1, 3)
     ]
+    weights.append(numpy_helper.from_array(np.array([0, 0, 1, 1] * 2), "pads"))
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 48, 64]) for name in ("image", "logits")]
     graph = helper.make_graph(nodes, "network", values[:1], values[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

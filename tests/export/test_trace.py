@@ -131,7 +131,7 @@ def test_a_dynamic_graph_runs_at_any_size_and_batch_and_computes_the_same(
     open_axes = ["batch", "height", "width"]
     assert dimensions(model.graph.input[0]) == ([*open_axes, 3] if form else ["batch", 3, "height", "width"])
     assert dimensions(model.graph.output[0]) == (open_axes if form else ["batch", 5, "height", "width"])
-    assert not {node.op_type for node in model.graph.node} & {"Pad", "Slice", "Shape"}
+    assert "Shape" not in {node.op_type for node in model.graph.node}  # whatever is enlarged is so by a constant factor
     loaded = engines(model, card, tmp_path)
     for size in (SIZE, (96, 64), (64, 128)):
         for count in (1, 3):
