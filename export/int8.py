@@ -13,7 +13,8 @@ Float32 stay: the normalisation of pixels, what follows the logits, and the last
 many ties. The first layer does not: in float32 it would cost U²-Net a fifth of its gain and save nothing. Three more
 stay since another engine computes them wrongly in 8 bits, and there is little to gain: products of two tensors and
 layers of a single pixel, after a pool over the plane (OpenCV 5), and what an AveragePool takes (OpenVINO pads it with
-the least value in place of 0, and does so with a Pad before it). On BiSeNet V2 they change 2.4 % of OpenVINO's labels and 13 % of OpenCV's.
+the least value in place of 0, and does so with a Pad before it). On BiSeNet V2 they change 2.4 % of OpenVINO's labels
+and 13 % of OpenCV's.
 """
 
 import tempfile
