@@ -45,6 +45,7 @@ SMALL: Final[dict[str, dict[str, int | str]]] = {
     **{name: {"backbone": "vgg11"} for name in ("fcn32s", "fcn16s", "fcn8s", "fcns")},
 }
 """Options that make networks smaller, and leave their form."""
+LIFT: Final = 0.5
 CLASSES: Final = (1, 6, 41)
 """Numbers of logits; 1 is a binary network."""
 
@@ -163,7 +164,7 @@ def try_cell(cell: Cell, opencv4: Path | None = None) -> Outcome:
         opencv4: folder of an OpenCV 4 that also runs it.
     """
     card = _card(cell)
-    reference = Reference(seeded_network(card), card)
+    reference = Reference(seeded_network(card, LIFT), card)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         wrong: dict[str, str] = {}

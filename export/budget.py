@@ -3,7 +3,7 @@
 Not by NNCF 3.4 and its ``quantize_with_accuracy_control``, which were measured side by side, on the same pictures.
 NNCF marks values before they are pooled and joined, where ONNX Runtime needs the marks after, and leaves transposed
 convolutions as they are; so there its graphs are slower than float32: U²-NetP 0.7 times as fast and U-Net 0.8, where
-these are 2.1 times. And to keep 0.2 % of a U-Net's labels it put 8 layers back, after 188 s of computing; 2 are
+these are 2.4 times. And to keep 0.2 % of a U-Net's labels it put 8 layers back, after 188 s of computing; 2 are
 enough, found in 16 s.
 """
 

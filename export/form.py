@@ -41,6 +41,11 @@ class Form:
             )
         if self.frame is not None and self.input_form == "float":
             raise ExportError("a graph that resizes frames takes pixels; leave out --input float, or --frame")
+        if self.frame is None and self.input_form == "pixels" and card.preprocess.interpolation == "linear_float":
+            raise ExportError(
+                "this network was trained on pictures that are resized without rounding, which --input pixels cannot "
+                "hold; add --frame HxW, which resizes in the graph, or leave out --input pixels"
+            )
         head = self.head or ("labels" if self.frame else "logits")
         form = dataclasses.replace(
             card.preprocess,

@@ -51,6 +51,22 @@ def hand_over(folder: Path, model: Path, golden: Path, *, overwrite: bool = Fals
         write_text(new / README, instructions(card, model, triton=f"{TRITON}/{name}"))
 
 
+def check_free(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder that a hand-over would not be written into.
+
+    Raises:
+        OutputError: if it holds something already, or is none.
+    """
+    try:
+        there = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    if there and not there >= CONTENTS:
+        raise OutputError(f"{folder} holds other things than a hand-over ({min(there)}, say); choose a new folder")
+    if there and not overwrite:
+        raise OutputError(f"{folder} holds a hand-over already; add --overwrite, or choose another folder")
+
+
 def _copy_model(model: Path, to: Path) -> None:
     """Copy an ONNX file and what holds its weights, which it names by their place beside it."""
     for file in (model, *external_files(model)):
@@ -63,7 +79,7 @@ def _copy_model(model: Path, to: Path) -> None:
 def _replaced(folder: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a folder to write into, which takes the place of ``folder`` on success, and goes on failure."""
     folder = folder.resolve()
-    _check_free(folder, overwrite)
+    check_free(folder, overwrite=overwrite)
     new, old = (folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}") for _ in range(2))
     try:
         new.mkdir(parents=True)
@@ -81,14 +97,3 @@ def _replaced(folder: Path, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    try:
-        there = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    except OSError as error:
-        raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
-    if there and not there >= CONTENTS:
-        raise OutputError(f"{folder} holds other things than a hand-over ({min(there)}, say); choose a new folder")
-    if there and not overwrite:
-        raise OutputError(f"{folder} holds a hand-over already; add --overwrite, or choose another folder")
