@@ -174,7 +174,7 @@ def binary(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
             {},
             r"network: ConvTranspose /network/up2/up/ConvTranspose returns NaN.*in its weight network\.up2\.up\.weight",
         ),
-        (shift_the_mean, {"input_form": "pixels"}, r"normalise: \w+ /normalise/\w+ returns"),
+        (shift_the_mean, {"frame": (60, 80)}, r"normalise: \w+ /normalise/\w+ returns"),
         (exchange_the_channels, {"frame": (60, 80)}, r"resize: Gather /planes/Gather returns"),
         (move_half_a_pixel("resize"), {"frame": (60, 80)}, r"resize: Resize /resize/Resize returns"),
         (move_half_a_pixel("upscale"), {"frame": (60, 80)}, r"upscale: Resize /upscale/Resize returns"),
