@@ -22,7 +22,7 @@ demo: $(DEMO)/sheet.png ## train, export, prove and run a network on the built-i
 	@$(BIN)/python -m segship.benchmarks.demo summary $(DEMO)
 
 test: .venv/.has-dev .venv/.has-opencv4 lint ## run linters, type check and tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 	@echo "next: make demo, or read CONTRIBUTING.md before you change something"
 
 matrix: .venv/.has-dev ## export every network in every form, and let every engine run it (hours)

@@ -248,7 +248,7 @@ def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:
         text=True,
         check=False,
     )
-    name = f"OpenCV {OPENCV4.partition('==')[2]}"
+    name = f"OpenCV {OPENCV4.partition('==')[2].rpartition('.')[0]}"  # the last part counts packages
     if not done.stdout.startswith("{"):
         return {name: f"refused: {done.stderr.strip().removeprefix('error: ').replace(str(model.parent), '')}"}
     row = json.loads(done.stdout)["golden"][0]

@@ -98,7 +98,7 @@ def test_a_network_that_holds_its_size_cannot_leave_it_open(trained: ModelCard) 
 def test_pixels_of_a_network_that_was_trained_without_rounding_need_a_frame(trained: ModelCard) -> None:
     form = dataclasses.replace(trained.preprocess, interpolation="linear_float")
     unrounded = dataclasses.replace(trained, preprocess=form)
-    with pytest.raises(ExportError, match="resized without rounding.*add --frame HxW"):
+    with pytest.raises(ExportError, match=r"resized without rounding.*add --frame HxW"):
         Form(input_form="pixels").card(unrounded)
     assert Form(frame=(60, 80)).card(unrounded).preprocess == form
     assert Form().card(unrounded).preprocess == form

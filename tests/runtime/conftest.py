@@ -114,28 +114,35 @@ def conv_card() -> ModelCard:
 
 @pytest.fixture(scope="session")
 def write_conv_model() -> Callable[..., Path]:
-    """Write a network of one convolution, with the head that a card names and this card."""
+    """Write a network of one convolution in the form that a card describes, but for resizing, and with this card."""
 
     def write(path: Path, card: ModelCard, *, seed: int = 3) -> Path:
         rng = np.random.default_rng(seed)
         weights = rng.normal(size=(card.num_logits, card.preprocess.channels, 3, 3)).astype(np.float32)
         bias = rng.normal(size=card.num_logits).astype(np.float32)
-        convolution = onnx.helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], pads=[1, 1, 1, 1])
-        argmax = onnx.helper.make_node("ArgMax", ["logits"], ["ids"], axis=1, keepdims=0)
-        cast = onnx.helper.make_node("Cast", ["ids"], ["labels"], to=onnx.TensorProto.UINT8)
-        values = [
-            onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, card.input_shape),
-            onnx.helper.make_tensor_value_info(
-                card.head,
-                onnx.TensorProto.FLOAT if card.head == "logits" else onnx.TensorProto.UINT8,
-                card.output_shape,
-            ),
+        node, kinds = onnx.helper.make_node, onnx.TensorProto
+        takes_pixels, returns_labels = card.input_form == "pixels", card.head == "labels"
+        pixels = [
+            node("Cast", ["image"], ["floats"], to=kinds.FLOAT),
+            node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
         ]
+        convolution = node(
+            "Conv", ["planes" if takes_pixels else "image", "weights", "bias"], ["logits"], pads=[1, 1, 1, 1]
+        )
+        softmax = node("Sigmoid" if card.task == "binary" else "Softmax", ["logits"], ["probabilities"])
+        if card.task != "binary":
+            softmax.attribute.append(onnx.helper.make_attribute("axis", 1))
+        labels = [
+            node("ArgMax", ["logits"], ["ids"], axis=1, keepdims=0),
+            node("Cast", ["ids"], ["labels"], to=kinds.UINT8),
+        ]
+        heads = {"logits": [], "probabilities": [softmax], "labels": labels}
+        takes, returns = (kinds.UINT8 if is_integer else kinds.FLOAT for is_integer in (takes_pixels, returns_labels))
         graph = onnx.helper.make_graph(
-            [convolution] if card.head == "logits" else [convolution, argmax, cast],
+            [*(pixels if takes_pixels else []), convolution, *heads[card.head]],
             "conv",
-            values[:1],
-            values[1:],
+            [onnx.helper.make_tensor_value_info("image", takes, card.input_shape)],
+            [onnx.helper.make_tensor_value_info(card.head, returns, card.output_shape)],
             [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(bias, "bias")],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

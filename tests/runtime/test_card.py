@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segship.runtime.card import FORMAT_VERSION, MAX_CARD_BYTES, ModelCard, Network, Provenance
+from segship.runtime.certificate import Certificate, Proof
 from segship.runtime.errors import CardError
 from segship.runtime.preprocess import Preprocess
 
@@ -25,6 +26,13 @@ CARD = ModelCard(
     Preprocess((48, 64)),
     network=Network("unet", {"base_channels": 4}),
     provenance=Provenance("ab" * 32, "demo", 3, {"miou": 0.5}, {"torch": "2.13.0"}),
+)
+CERTIFIED = dataclasses.replace(
+    CARD,
+    certificate=Certificate(
+        *("cd" * 32, "PyTorch 2.13.0 on cpu", "3 random, 8 real", 1e-4, 1e-3),
+        (Proof("ort", "ONNX Runtime 1.31.1", "cpu", "fp32", "a gate", True, 1e-6, 1e-7, 1.0, 1.0, 0, 1.0),),
+    ),
 )
 
 
@@ -45,6 +53,7 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
         size=(draw(st.integers(1, 16384)), draw(st.integers(1, 16384))),
         channels=channels,
         depth=draw(st.sampled_from(["uint8", "uint16"])),
+        interpolation=draw(st.sampled_from(["linear_exact", "linear_float"])),
         color_order="grey" if channels == 1 else draw(st.sampled_from(["RGB", "BGR"])),
         scale=draw(st.sampled_from(["full_scale", "image_max"])),
         mean=tuple(draw(st.lists(NUMBER, min_size=channels, max_size=channels))),
@@ -52,19 +61,40 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
     )
 
 
+PROOFS = st.builds(
+    Proof,
+    *[TEXT] * 5,
+    st.booleans(),
+    *[st.none() | NUMBER] * 3,
+    NUMBER,
+    st.integers(),
+    NUMBER,
+    st.none() | NUMBER,
+)
+CERTIFICATES = st.builds(Certificate, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.lists(PROOFS, max_size=2).map(tuple))
+
+
 @st.composite
 def cards(draw: st.DrawFn) -> ModelCard:
     names = draw(st.lists(TEXT, min_size=1, max_size=5, unique=True))
     tile_overlap = draw(st.none() | st.floats(0, 0.9))
+    frame = draw(st.none() | st.tuples(*[st.integers(1, 16384)] * 2)) if tile_overlap is None else None
+    open_axes = st.sampled_from([(), ("batch",)] if frame else [(), ("batch",), ("size",), ("batch", "size")])
+    preprocess = draw(preprocesses())
     color = st.tuples(*[st.integers(0, 255)] * 3)
     return ModelCard(
         class_names=tuple(names),
         palette=tuple(draw(color) for _ in names),
-        preprocess=draw(preprocesses()),
+        preprocess=preprocess,
         task=draw(st.sampled_from(["multiclass", "binary"])) if len(names) == 2 else "multiclass",
         threshold=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
         tile_overlap=tile_overlap,
-        head=draw(st.sampled_from(["logits", "labels"])) if tile_overlap is None else "logits",
+        head=draw(st.sampled_from(["logits", "probabilities", "labels"])) if tile_overlap is None else "logits",
+        input_form="pixels" if frame else draw(st.sampled_from(["float", "pixels"])),
+        frame=frame,
+        dynamic=draw(open_axes),
+        stride=draw(st.sampled_from([1, math.gcd(*preprocess.size)])),
+        precision=draw(st.sampled_from(["fp32", "fp16", "int8"])),
         ignore_index=draw(st.integers(len(names), 255)),
         network=draw(st.none() | st.builds(Network, TEXT, st.dictionaries(TEXT, st.integers() | TEXT, max_size=3))),
         input_name=draw(TEXT),
@@ -79,6 +109,7 @@ def cards(draw: st.DrawFn) -> ModelCard:
                 st.dictionaries(TEXT, TEXT, max_size=3),
             )
         ),
+        certificate=draw(st.none() | CERTIFICATES),
     )
 
 
@@ -92,7 +123,7 @@ def test_a_card_survives_its_json_text(card: ModelCard) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_mutated_card_is_a_whole_card_or_a_card_error(data: st.DataObject) -> None:
-    value: Any = json.loads(CARD.to_json())
+    value: Any = json.loads(CERTIFIED.to_json())
     place = value
     while True:
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
@@ -193,6 +224,15 @@ def test_a_card_that_is_too_long_is_not_parsed() -> None:
         ({"tile_overlap": -0.1}, r"tile_overlap is -0\.1; expected 0…0\.9"),
         ({"tile_overlap": 0.95}, r"tile_overlap is 0\.95; expected 0…0\.9"),
         ({"tile_overlap": 0, "head": "labels"}, "tile_overlap is 0.0 and its head labels.*export with --head logits"),
+        ({"tile_overlap": 0, "input_form": "pixels", "frame": [9, 7]}, r"its frame \(9, 7\), but tiles"),
+        ({"frame": [9, 7]}, "has a frame, so its input must be pixels"),
+        ({"frame": [9, 7], "input_form": "pixels", "dynamic": ["size"]}, "and its size not dynamic"),
+        ({"frame": [9, 0], "input_form": "pixels"}, r"frame is \(9, 0\); each side must lie in 1…16384"),
+        ({"dynamic": ["width"]}, r"card\.dynamic\[0\] is 'width'; expected one of batch, size"),
+        ({"dynamic": ["size"], "stride": 32}, r"size \(48, 64\) is no multiple of its stride 32"),
+        ({"stride": 0}, "stride is 0; expected 1…16384"),
+        ({"precision": "int4"}, "card.precision is 'int4'; expected one of fp32, fp16, int8"),
+        ({"certificate": {"content_sha256": "ab"}}, "card.certificate lacks .*reference"),
         ({"network": {"arch": "unet", "options": {"depth": 1.5}}}, r"options\.depth is '1\.5'; expected int or str"),
         ({"class_names": ["a", "b", "c"]}, "2 colours for 3 classes"),
         ({"palette": [[0, 0, 0], [0, 256, 0]]}, "palette has values outside 0…255"),

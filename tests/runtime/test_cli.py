@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from segship.runtime.card import FORMAT_VERSION
+from segship.runtime.card import FORMAT_VERSION, ModelCard
+from segship.runtime.certificate import Certificate
 from segship.runtime.model_file import read_card
 from segship.runtime.segmenter import Segmenter
 
@@ -480,6 +481,75 @@ def test_what_is_saved_is_chosen(infer: Run, tiny_model: Path, pictures: Path, o
 
 def test_quiet_prints_errors_only(infer: Run, tiny_model: Path, pictures: Path, out: Path) -> None:
     assert infer(tiny_model, pictures, "--out", out, "-q") == (0, "", "")
+
+
+def test_pictures_are_brought_to_the_size_that_is_asked_for(
+    infer: Run, write_conv_model: Callable[..., Path], conv_card: ModelCard, pictures: Path, out: Path, tmp_path: Path
+) -> None:
+    model = write_conv_model(tmp_path / "open.onnx", dataclasses.replace(conv_card, dynamic=("size",)))
+    status, text, _ = infer(model, pictures / "a.png", "--out", out, "--save", "mask", "--size", "40x16")
+    assert status == 0
+    assert text.startswith("network 40×16, 6 classes, by ort")
+    with (
+        Segmenter(model, backend="ort", size=(40, 16)) as segmenter,
+        PillowImage.open(out / "mask/a.png") as mask,
+    ):
+        np.testing.assert_array_equal(np.asarray(mask), segmenter(pictures / "a.png").labels)
+    document = json.loads(infer(model, pictures / "a.png", "--save", "", "--size", "40x16", "--json")[1])
+    assert (document["size"], document["dynamic"]) == ([40, 16], ["size"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dynamic": ("size",)}, "sides must be multiples of 8; the next good size is 48×16"),
+        ({}, "this model's is fixed at 24×32; export it with --dynamic size"),
+    ],
+)
+def test_a_size_that_the_graph_does_not_take_is_one_line(
+    infer: Run,
+    write_conv_model: Callable[..., Path],
+    conv_card: ModelCard,
+    pictures: Path,
+    out: Path,
+    tmp_path: Path,
+    fields: dict[str, Any],
+    words: str,
+) -> None:
+    model = write_conv_model(tmp_path / "model.onnx", dataclasses.replace(conv_card, **fields))
+    assert words in one_error(infer(model, pictures, "--out", out, "--size", "42x16"))
+    assert not out.exists()
+
+
+def test_pictures_that_are_no_frames_are_skipped(
+    infer: Run, write_conv_model: Callable[..., Path], conv_card: ModelCard, photo: Photo, out: Path, tmp_path: Path
+) -> None:
+    card = dataclasses.replace(conv_card, frame=(24, 32), input_form="pixels", head="labels", output_name="labels")
+    model = write_conv_model(tmp_path / "frames.onnx", card)
+    (tmp_path / "frames").mkdir()
+    PillowImage.fromarray(photo[:24, :32]).save(tmp_path / "frames/a.png")
+    PillowImage.fromarray(photo).save(tmp_path / "frames/b.png")
+    status, _, err = infer(model, tmp_path / "frames", "--out", out)
+    assert status == 3
+    assert err.startswith("skipped: ")
+    assert "its 90×120 pixels do not fit a model of 24×32 frames" in err
+    assert files(out) == ["mask/a.png", "mask/classes.json", "overlay/a.png"]
+
+
+def test_a_model_that_runs_unproven_is_a_line_of_warning(
+    write_conv_model: Callable[..., Path], conv_card: ModelCard, pictures: Path, out: Path, tmp_path: Path
+) -> None:
+    certificate = Certificate("0" * 64, "PyTorch", "8 real", 1e-4, 1e-3, ())
+    model = write_conv_model(tmp_path / "model.onnx", dataclasses.replace(conv_card, certificate=certificate))
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, str(model), str(pictures), "--out", str(out), "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(f"warning: {model}: its graph, weights or card were changed since it was proven")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_network_for_tiles_says_so(infer: Run, tiled_model: Path, pictures: Path, out: Path) -> None:

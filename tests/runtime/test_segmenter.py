@@ -8,18 +8,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from segship.runtime.backends import default_backend
+from segship.runtime.backends import default_backend, load_backend
+from segship.runtime.card import ModelCard
+from segship.runtime.certificate import Certificate, Proof
 from segship.runtime.compare import STRICT, Expected, compare
-from segship.runtime.errors import BackendError, CardError, ImageError, ModelError, SegshipError
+from segship.runtime.errors import BackendError, CardError, ImageError, ModelError, SegshipError, UnprovenWarning
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.labels import labels_from_logits
-from segship.runtime.model_file import read_card
+from segship.runtime.model_file import content_sha256, read_card, write_card
 from segship.runtime.segmenter import Result, Segmenter, Stages
 
 Photo = NDArray[np.uint8]
@@ -197,7 +200,7 @@ def test_a_stream_of_tiled_pictures_gives_what_single_calls_give(tiled_model: Pa
 def test_a_tile_without_numbers_is_an_error(
     engine: str, nan_model: Path, tiled_model: Path, with_card: Callable[..., Path], photo: Photo
 ) -> None:
-    model = with_card(nan_model, read_card(tiled_model))
+    model = with_card(nan_model, dataclasses.replace(read_card(tiled_model), certificate=None))
     with Segmenter(model, backend=engine) as segmenter, pytest.raises(BackendError, match="NaN or infinite"):
         segmenter(photo)
 
@@ -413,12 +416,140 @@ def test_labels_of_classes_that_the_card_lacks_are_an_error(
 ) -> None:
     assert ort(photo).labels.max() > 0
     card = read_card(tiny_labels_model)
-    one = dataclasses.replace(card, class_names=card.class_names[:1], palette=card.palette[:1])
+    one = dataclasses.replace(card, class_names=card.class_names[:1], palette=card.palette[:1], certificate=None)
     with (
         Segmenter(with_card(tiny_labels_model, one), backend=engine) as segmenter,
         pytest.raises(BackendError, match=r"its card promises labels \(1, 48, 64\) of 0…0"),
     ):
         segmenter(photo)
+
+
+@pytest.fixture
+def conv(write_conv_model: Callable[..., Path], conv_card: ModelCard, tmp_path: Path) -> Callable[..., Path]:
+    """Write a network of one convolution, always of the same weights, in the form that the card's fields say."""
+
+    def write(**fields: Any) -> Path:
+        return write_conv_model(
+            tmp_path / f"conv{len(list(tmp_path.iterdir()))}.onnx", dataclasses.replace(conv_card, **fields)
+        )
+
+    return write
+
+
+def test_a_batch_gives_what_single_calls_give(engine: str, conv: Callable[..., Path], photo: Photo) -> None:
+    pictures = [photo, photo[:50], photo[:, :7]]
+    with Segmenter(conv(dynamic=("batch",)), backend=engine) as segmenter:
+        together = segmenter.batch(pictures)
+        alone = [segmenter(picture) for picture in pictures]
+    assert [result.labels.shape for result in together] == [(90, 120), (50, 120), (90, 7)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        assert one.logits is not None
+        assert other.logits is not None
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+        assert (one.labels == other.labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("fields", [{}, {"dynamic": ("batch",), "tile_overlap": 0.5}])
+def test_a_model_of_one_picture_at_a_time_takes_no_batch(
+    conv: Callable[..., Path], fields: dict[str, Any], photo: Photo
+) -> None:
+    with (
+        Segmenter(conv(**fields), backend="ort") as segmenter,
+        pytest.raises(ModelError, match=r"takes one picture at a time; export it with --dynamic batch"),
+    ):
+        segmenter.batch([photo, photo])
+
+
+@pytest.mark.parametrize("head", ["logits", "labels"])
+def test_an_open_size_is_chosen_when_a_model_is_loaded_or_later(
+    engine: str, head: str, conv: Callable[..., Path], photo: Photo
+) -> None:
+    model = conv(dynamic=("size",), head=head, output_name=head)
+    with Segmenter(model, backend=engine) as segmenter, Segmenter(model, backend=engine, size=(40, 16)) as other:
+        assert (segmenter.card.preprocess.size, other.card.preprocess.size) == ((24, 32), (40, 16))
+        later = segmenter.at_size((40, 16))
+        np.testing.assert_array_equal(later(photo).labels, other(photo).labels)
+        assert later.stages(photo).resized is not None
+        assert later.run(np.zeros((1, 3, 40, 16), np.float32)).shape[-2:] == (40, 16)
+        assert (segmenter(photo).labels != other(photo).labels).any()
+        with pytest.raises(BackendError, match="its card promises"):
+            segmenter.run(np.zeros((1, 3, 40, 16), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dynamic": ("size",)}, "multiples of 8; the next good size is 48×16"),
+        ({}, r"this model's is fixed at 24×32; export it with --dynamic size"),
+    ],
+)
+def test_a_size_that_the_graph_does_not_take_is_refused(
+    conv: Callable[..., Path], fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CardError, match=words):
+        Segmenter(conv(**fields), backend="ort", size=(42, 16))
+
+
+def test_a_model_for_frames_takes_no_other_pictures(engine: str, conv: Callable[..., Path], photo: Photo) -> None:
+    model = conv(frame=(24, 32), input_form="pixels", head="labels", output_name="labels")
+    with Segmenter(model, backend=engine) as segmenter:
+        assert segmenter(photo[:24, :32]).labels.shape == (24, 32)
+        stages = segmenter.stages(photo[:24, :32])
+        assert (stages.resized, stages.normalised) == (None, None)
+        with pytest.raises(ImageError, match=r"its 90×120 pixels do not fit a model of 24×32 frames"):
+            segmenter(photo)
+        with pytest.raises(ImageError, match="do not fit"):
+            segmenter(photo[:32, :24])
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_a_model_that_returns_probabilities_gives_those_of_its_logits(
+    engine: str, task: str, conv: Callable[..., Path], conv_card: ModelCard, photo: Photo
+) -> None:
+    two = {"class_names": conv_card.class_names[:2], "palette": conv_card.palette[:2], "threshold": 0.3}
+    fields = {"task": task} | (two if task == "binary" else {})
+    small = photo[:24, :32]  # of the network's size: upscaled, logarithms of sums are not sums of logarithms
+    with (
+        Segmenter(conv(**fields), backend=engine) as logits,
+        Segmenter(conv(head="probabilities", output_name="probabilities", **fields), backend=engine) as segmenter,
+    ):
+        expected, result = logits(small), segmenter(small)
+    np.testing.assert_allclose(result.probabilities, expected.probabilities, atol=1e-5)
+    assert (result.labels == expected.labels).mean() > 0.998
+    assert len(np.unique(result.labels)) > 1
+
+
+def test_what_was_not_proven_is_said_once(conv: Callable[..., Path], photo: Photo) -> None:
+    model = conv()
+    with Segmenter(model, backend="ort") as segmenter:
+        info = segmenter.info
+    row = Proof("ort", info.engine, "cpu", "fp32", "a gate", True, 1e-6, 1e-7, 1.0, 1.0, 0, 1.0)
+    certificate = Certificate(content_sha256(model), "PyTorch", "8 real", 1e-4, 1e-3, (row,))
+    card = dataclasses.replace(read_card(model), certificate=certificate)
+    write_card(model, card)
+    with Segmenter(model, backend="ort", device="cpu") as segmenter:
+        segmenter(photo)  # a warning is an error here
+    with pytest.warns(UnprovenWarning, match="did not compare it with PyTorch on OpenCV") as caught:
+        segmenter = Segmenter(model, backend="opencv", device="cpu")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with segmenter:
+        segmenter(photo)
+        segmenter.stages(photo)
+    write_card(model, dataclasses.replace(card, threshold=0.4))
+    with pytest.warns(UnprovenWarning, match="its graph, weights or card were changed since"):
+        Segmenter(model, backend="ort", device="cpu").close()
+
+
+def test_an_engine_that_is_loaded_already_is_taken_with_its_card(conv: Callable[..., Path], photo: Photo) -> None:
+    model = conv()
+    card = read_card(model)
+    backend = load_backend("ort", model, card, "cpu")
+    with pytest.raises(CardError, match="needs the card that it was loaded with"):
+        Segmenter(model, backend=backend)
+    with Segmenter(model, backend=backend, card=card) as segmenter, Segmenter(model, backend="ort") as loaded:
+        np.testing.assert_array_equal(segmenter(photo).labels, loaded(photo).labels)
 
 
 def test_a_model_without_card_takes_one_that_is_given(

@@ -161,6 +161,23 @@ def test_the_card_says_what_the_network_is_and_where_its_weights_come_from(finis
     assert str(finished.out) not in (finished.out / "best.safetensors").read_bytes().decode("latin-1")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_may_be_resized_without_rounding_and_the_card_says_so(
+    configure: Configure, finished: Finished, tmp_path: Path
+) -> None:
+    config = configure(interpolation="linear_float")
+    result = train(config, tmp_path, Progress())
+    card = read_card(result.checkpoint)
+    assert card.preprocess.interpolation == "linear_float"
+    assert read_card(finished.result.checkpoint).preprocess.interpolation == "linear_exact"
+    resized = card.preprocess.geometry(set_up(config, Progress()).split.val[0].image)
+    assert resized.dtype == np.float32
+    assert (resized % 1 != 0).any()
+    assert not _same(_last_weights(tmp_path), _last_weights(finished.out))  # all else is the same, and so is the seed
+    measured = evaluate(result.checkpoint, config.data, DataOptions(), "cpu", None, Progress())
+    assert measured.matrix.scores().to_dict() == result.scores.to_dict()
+
+
 def test_the_best_checkpoint_is_of_the_epoch_with_the_highest_miou(finished: Finished) -> None:
     mious = [float(row["miou"]) for row in finished.rows()]
     assert mious[0] != mious[1]
