@@ -252,7 +252,7 @@ class _Proof:
                 found = found or engine_divergence(model, engine.card, batch, load)
                 return self._other_resize(card) if found is None else str(found)
             except SegshipError as error:  # a graph cut in two may be refused where the whole one is not
-                return f"at which node could not be found out: {error}"
+                return f"network: at which node could not be found out ({error})"
 
         report = check_parity(
             model,

@@ -17,7 +17,7 @@ from segship.runtime.tiling import graph_input, pad_to, whole_input
 Verdict = Literal["same", "DIFFERS", "FAILS", "recorded", "reference", "runs"]
 
 Locate = Callable[[Segmenter, NDArray[Any]], str]
-"""Says in words where in the network an engine leaves the reference, given an input of the graph."""
+"""Says where in its graph an engine leaves the reference, given an input of it, as ``stage: node, and what is wrong``."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class Candidate:
             self._fail(f"fails on {name} at the stage decode: {error}")
             return
         except BackendError as error:
-            self._fail(f"fails on {name} at the stage network: {error}{self._node(engine, expected)}")
+            found = self._node(engine, expected)
+            stage = f": {error}; first at the stage {found}" if found else f" at the stage network: {error}"
+            self._fail(f"fails on {name}{stage}")
             return
         if result.image.shape != expected.stages.decoded.shape:
             self._fail(
@@ -146,7 +148,7 @@ class Candidate:
         engine = self._engine.at_size(result.card.preprocess.size)
         stage = first_differing_stage(expected, engine, result)
         node = self._node(engine, expected) if stage == "network" else ""
-        return f"first differs at the stage {stage}{node}, most of all on {self._worst.name}"
+        return f"first differs at the stage {node or stage}, most of all on {self._worst.name}"
 
     def _node(self, engine: Segmenter, expected: Expected) -> str:
         if self._locate is None:
@@ -156,8 +158,7 @@ class Candidate:
             batch = whole_input(card, picture)
         else:
             batch = graph_input(card, pad_to(picture, (height, width))[:height, :width])
-        found = self._locate(engine, batch)
-        return f" ({found})" if found else ""
+        return self._locate(engine, batch)
 
 
 def _badness(comparison: Comparison) -> tuple[int, int, int, float]:

@@ -229,7 +229,7 @@ def test_a_file_that_computes_something_else_is_not_left_and_an_earlier_one_is(
     status, out, err = fast("--overwrite", "-q", *others)
     assert (status, out) == (1, "")
     assert err.startswith(f"error: {model} was not written, since it computes something else than PyTorch: ONNX Run")
-    assert "first differs at the stage network (" in err
+    assert "first differs at the stage network: " in err
     assert err.count("\n") == 1
     assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
     assert model.read_bytes() == b"an earlier model"

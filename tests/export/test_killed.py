@@ -14,6 +14,7 @@ import pytest
 
 from segship.export import exporter
 from segship.export.exporter import export
+from segship.export.simplify import Simplified
 from segship.export.write import drafting
 from segship.runtime.external_data import external_files
 from segship.runtime.model_file import content_sha256, read_card
@@ -90,6 +91,7 @@ def folders(
     other = make_checkpoint(top / "other.safetensors", threshold=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "drafting", functools.partial(drafting, external_above=10_000))
+        patch.setattr(exporter, "simplify", lambda model: Simplified(model, "", 1, 1))
         export(other, top / "earlier/model.onnx", backends=["ort"])
     cases = [
         *(tiny_checkpoint, top / "nothing", top / "after nothing", 1 << 30),

@@ -125,12 +125,10 @@ def test_the_node_at_which_an_engine_leaves_pytorch_is_asked_for_with_what_the_g
 
     def locate(engine: Segmenter, batch: NDArray[Any]) -> str:
         asked.append((engine.info.backend, batch))
-        return "the head, of course"
+        return "network: the head, of course"
 
     report = compared(tiny_model, other, pictures[3:], locate=locate)
-    assert report.rows[0].fault == (
-        "first differs at the stage network (the head, of course), most of all on photo.png"
-    )
+    assert report.rows[0].fault == ("first differs at the stage network: the head, of course, most of all on photo.png")
     ((backend, batch),) = asked
     assert backend == "ort"
     expected = other.card.preprocess(np.asarray(PillowImage.open(str(pictures[3].source))))

@@ -61,14 +61,14 @@ def test_one_that_differs_says_where_and_shows_the_worst_picture(load: Load, pho
 
     def locate(engine: Segmenter, batch: NDArray[Any]) -> str:
         asked.append((engine.card.preprocess.size, batch.shape, str(batch.dtype)))
-        return "/network/Conv"
+        return "normalise: Mul /normalise/Mul is wrong"
 
     candidate = Candidate(load(seed=4), STRICT, locate)
     for name, picture in (("small", photo[:9, :9]), ("large", photo), ("narrow", photo[:, :9])):
         candidate.take(name, picture, said(reference, picture))
     row = candidate.row()
     assert (row.verdict, row.is_bad) == ("DIFFERS", True)
-    assert row.fault == "first differs at the stage network (/network/Conv), most of all on large"
+    assert row.fault == "first differs at the stage normalise: Mul /normalise/Mul is wrong, most of all on large"
     assert asked == [((24, 32), (1, 3, 24, 32), "float32")]
     assert row.worst is not None
     assert (row.worst.name, row.worst.result.image.shape) == ("large", (90, 120, 3))
@@ -100,9 +100,9 @@ def test_an_engine_that_fails_says_on_what(load: Load, photo: Photo) -> None:
     expected = said(load(), photo)
     closed = load(dynamic=("batch",))
     closed.close()
-    candidate = Candidate(closed, STRICT, lambda *_: "at a node")
+    candidate = Candidate(closed, STRICT, lambda *_: "network: a node")
     candidate.take("photo", photo, expected)
-    assert candidate.row().fault.startswith("fails on photo at the stage network: ")
+    assert candidate.row().fault == "fails on photo: this backend is closed; first at the stage network: a node"
     assert candidate.row().fault.endswith(" (at a node)")
     with pytest.raises(BackendError):
         closed(photo)
@@ -161,9 +161,9 @@ def test_a_tile_is_what_is_looked_into_where_pictures_are_cut(load: Load, photo:
 
     def locate(_: Segmenter, batch: NDArray[Any]) -> str:
         shapes.append(batch.shape)
-        return "a node"
+        return "network: a node"
 
     candidate = Candidate(load(seed=4, tile_overlap=0.5), STRICT, locate)
     candidate.take("photo", photo, said(load(tile_overlap=0.5), photo))
-    assert "at the stage network (a node)" in candidate.row().fault
+    assert "at the stage network: a node" in candidate.row().fault
     assert shapes == [(1, 3, 24, 32)]

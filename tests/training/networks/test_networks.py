@@ -30,8 +30,9 @@ PARAMETERS = {  # with 12 classes and default options: all, and those that train
     "bisenetv2": (3_635_276, 283_696),
 }
 
-EXPORTS = [(arch, (75, 91)) for arch in ARCHITECTURES] + [
-    (arch, (64, 96)) for arch in ("unet", "fcns", "fastscnn", "bisenetv2")
+EXPORTS = [
+    *((arch, (75, 91)) for arch in ARCHITECTURES if arch != "u2net"),  # u2netp has the same graph, and fewer channels
+    ("fastscnn", (64, 96)),  # whose pyramid's bins divide these sides
 ]
 
 
