@@ -18,6 +18,7 @@ from segship.export.diagnose import first_divergence
 from segship.export.diagnose_engine import engine_divergence
 from segship.export.form import Form
 from segship.export.fp16 import to_fp16
+from segship.export.int8 import MIN_OPSET as INT8_MIN_OPSET
 from segship.export.int8 import Target
 from segship.export.parity import Reference, check_parity
 from segship.export.pictures import Picture, parity_pictures
@@ -137,6 +138,10 @@ def export(
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset {opset} was asked for; {MIN_OPSET}…{MAX_OPSET} can be written")
+    if precision == "int8" and opset < INT8_MIN_OPSET:
+        raise ExportError(
+            f"int8 has a scale for each channel, which opset {opset} cannot hold; take {INT8_MIN_OPSET} or above"
+        )
     if (precision == "int8") != (quantisation is not None):
         raise ExportError("int8 takes its ranges from real pictures: give them with --calibrate, and only for int8")
     reference = source if isinstance(source, Reference) else Reference(*load_checkpoint(source))
@@ -250,7 +255,7 @@ class _Proof:
             try:
                 found = first_divergence(self.module, model, engine.card, batch)
                 found = found or engine_divergence(model, engine.card, batch, load)
-                return self._other_resize(card) if found is None else str(found)
+                return "network: no single node differs on one picture alone" if found is None else str(found)
             except SegshipError as error:  # a graph cut in two may be refused where the whole one is not
                 return f"network: at which node could not be found out ({error})"
 
@@ -268,15 +273,6 @@ class _Proof:
         refused = {name: why.replace(str(model), self.path.name) for name, why in report.refused.items()}
         return dataclasses.replace(report, refused=refused)
 
-    def _other_resize(self, card: ModelCard) -> str:
-        """Say why a graph whose nodes all compute what they must may still differ: by how it resizes frames."""
-        if card.precision != "fp32" or card.preprocess.interpolation == self.reference.card.preprocess.interpolation:
-            return ""
-        return (
-            "resize: the graph resizes frames without rounding, and the network was trained on rounded pictures; "
-            "train it with --set interpolation=linear_float"
-        )
-
 
 def _refuse_bad_weights(network: nn.Module) -> None:
     for name, tensor in network.state_dict().items():
@@ -288,6 +284,16 @@ def _demand(parity: ParityReport, path: Path) -> None:
     """Refuse a file that does not compute what it must."""
     if parity.passes:
         return
+    if not parity.failed and parity.resize_agreement is not None and not parity.resizes_alike:
+        raise ParityError(
+            f"{path} was not written: resize: a graph resizes frames in float32, and that changes "
+            f"{100 * (1 - parity.resize_agreement):.3f} % of the real pictures' labels from what the trainer's rounded "
+            "pictures give (at most 0.1 % are asked); train the network with --set interpolation=linear_float, or give "
+            "frames of the camera as --images",
+            parity.to_markdown(),
+            {},
+            None,
+        )
     if not parity.failed:
         reasons = "; ".join(f"{name}: {why}" for name, why in parity.refused.items())
         raise ExportError(f"{path} was not written: no engine here can run it ({reasons})")

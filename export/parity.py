@@ -18,7 +18,7 @@ from segship.export.torch_backend import TorchBackend
 from segship.runtime.backends import Backend, load_backend
 from segship.runtime.candidate import Candidate, Locate
 from segship.runtime.card import ModelCard
-from segship.runtime.compare import LOOSE, Expected, Gate, gate_of
+from segship.runtime.compare import Expected, Gate, gate_of
 from segship.runtime.errors import ExportError, ModelError
 from segship.runtime.images import Conversion
 from segship.runtime.segmenter import Segmenter
@@ -85,7 +85,7 @@ def check_parity(
     }
     if backends and missing:
         raise ExportError("the comparison was asked for on what is not installed: " + ", ".join(missing.values()))
-    gate = gate or file_gate(card, reference.card)
+    gate = gate or gate_of(card.precision)
     refused: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         candidates = []
@@ -98,12 +98,31 @@ def check_parity(
                 refused[name] = str(error)
         words = _compare_all(candidates, card, reference, pictures, convert)
         rows = tuple(candidate.row() for candidate in candidates)
-    return ParityReport(TorchBackend.of_network(reference.network).info, rows, words, refused, missing)
+    agreement = resize_agreement(reference, card, pictures, convert)
+    return ParityReport(TorchBackend.of_network(reference.network).info, rows, words, refused, missing, agreement)
 
 
-def file_gate(card: ModelCard, reference: ModelCard) -> Gate:
-    """Return what is asked of a file: less than float32 where it resizes frames by another rule than the trainer's."""
-    return LOOSE if card.preprocess.interpolation != reference.preprocess.interpolation else gate_of(card.precision)
+def resize_agreement(
+    reference: Reference, card: ModelCard, pictures: Sequence[Picture], convert: Sequence[Conversion] = ()
+) -> float | None:
+    """Return the share of labels that PyTorch gives alike by a graph's way of resizing frames and by the trainer's.
+
+    Of the real pictures only, since noise is all edges; 0…1. None where the two ways are the same.
+    """
+    if card.preprocess.interpolation == reference.card.preprocess.interpolation:
+        return None
+    real = pictures[RANDOM_PICTURES:]
+    frames = dataclasses.replace(card, head="labels", output_name="labels")
+    trained = dataclasses.replace(frames, preprocess=reference.card.preprocess)
+    trained = dataclasses.replace(
+        trained, preprocess=dataclasses.replace(trained.preprocess, size=card.preprocess.size)
+    )
+    same = pixels = 0
+    ways = (expectations(reference, form, real, convert) for form in (frames, trained))
+    for (_, graphs), (_, trainers) in zip(*ways, strict=True):
+        same += int((graphs.labels == trainers.labels).sum())
+        pixels += trainers.labels.size
+    return same / pixels
 
 
 def expectations(
@@ -111,6 +130,8 @@ def expectations(
 ) -> Iterator[tuple[Picture, Expected]]:
     """Yield each picture with what PyTorch says of it, in the form and at the size of an exported file's card."""
     form = dataclasses.replace(reference.card.preprocess, size=card.preprocess.size)
+    if card.frame is not None:  # the graph resizes in its own way, and what that changes is measured for itself
+        form = dataclasses.replace(form, interpolation=card.preprocess.interpolation)
     own_card = dataclasses.replace(reference.card, preprocess=form)
     engine = TorchBackend.of_network(reference.network)
     with Segmenter("the checkpoint", backend=engine, card=own_card, convert=convert) as segmenter:
@@ -127,7 +148,9 @@ def _compare_all(
 ) -> str:
     """Compare every candidate on every picture, at every size and batch that the file takes; return these in words."""
     sizes = _sizes(card)
-    words = f"{RANDOM_PICTURES} random, {len(pictures) - RANDOM_PICTURES} real"
+    given = sum(picture.is_given for picture in pictures)
+    counts = {"random": RANDOM_PICTURES, "given": given, "built-in": len(pictures) - RANDOM_PICTURES - given}
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     for size in sizes:
         own = card.at_size(size)
         some = pictures if size == card.preprocess.size else pictures[RANDOM_PICTURES - 1 :][:PICTURES_AT_OTHER_SIZES]

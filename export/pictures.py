@@ -19,10 +19,11 @@ REAL_PICTURES: Final = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, and what to call it."""
+    """A picture, what to call it, and whether the user gave it."""
 
     name: str
     source: ImageSource
+    is_given: bool = False
 
 
 def parity_pictures(images: Sequence[Path], card: ModelCard, convert: Sequence[Conversion] = ()) -> list[Picture]:
@@ -34,7 +35,7 @@ def parity_pictures(images: Sequence[Path], card: ModelCard, convert: Sequence[C
         convert: lossy conversions of them that are allowed.
     """
     form = card.preprocess
-    real = [Picture(path.name, path) for path in images]
+    real = [Picture(path.name, path, is_given=True) for path in images]
     if len(real) < REAL_PICTURES:
         real += _demo_pictures(form, REAL_PICTURES - len(real))
     if card.frame is not None:
@@ -73,4 +74,4 @@ def _at_size(picture: Picture, form: Preprocess, size: tuple[int, int], convert:
     if image.shape[:2] == size:
         return picture
     resized = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
-    return Picture(f"{picture.name}, resized to the frame", resized.reshape(*size, form.channels))
+    return Picture(f"{picture.name}, resized to the frame", resized.reshape(*size, form.channels), picture.is_given)

@@ -68,7 +68,7 @@ def record(module: nn.Module, batch: NDArray[Any], network_output: NDArray[Any] 
         given = torch.from_numpy(network_output.astype(np.float32)).reshape(main.shape)
         return given if isinstance(output, Tensor) else (given, *output[1:])
 
-    image = torch.from_numpy(batch)
+    image = torch.tensor(batch)  # a copy: a decoded picture may be read-only
     if network_output is None:
         recording.records.append(Record("input", "", fingerprint(batch)))
     recorder = _Recorder(recording, path, after_network_only=network_output is not None)

@@ -8,7 +8,7 @@ from typing import Any
 from segship.runtime.backends import EngineInfo
 from segship.runtime.candidate import EngineRow, Worst
 from segship.runtime.certificate import Certificate, Proof
-from segship.runtime.compare import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from segship.runtime.compare import ABSOLUTE_TOLERANCE, LOOSE, RELATIVE_TOLERANCE
 from segship.runtime.engine_table import engine_name, engine_table, plain_row
 
 
@@ -22,6 +22,8 @@ class ParityReport:
         pictures: what was compared, in words.
         refused: why an engine cannot run the file, by its name; it says so itself when it is asked to.
         missing: how to install each engine that is not here, by name.
+        resize_agreement: share of the real pictures' labels that PyTorch gives alike by the graph's way of resizing
+            frames and by the trainer's, 0…1; None where the two are the same.
     """
 
     reference: EngineInfo
@@ -29,6 +31,7 @@ class ParityReport:
     pictures: str
     refused: dict[str, str]
     missing: dict[str, str]
+    resize_agreement: float | None = None
 
     @property
     def failed(self) -> list[EngineRow]:
@@ -38,7 +41,12 @@ class ParityReport:
     @property
     def passes(self) -> bool:
         """Whether every engine that runs the file computes what it must, and at least one does."""
-        return not self.failed and any(row.gate is not None for row in self.rows)
+        return not self.failed and self.resizes_alike and any(row.gate is not None for row in self.rows)
+
+    @property
+    def resizes_alike(self) -> bool:
+        """Whether frames that are resized by the graph get the labels of those that the trainer resizes."""
+        return self.resize_agreement is None or self.resize_agreement >= LOOSE.min_agreement
 
     @property
     def worst(self) -> Worst | None:
@@ -68,9 +76,12 @@ class ParityReport:
             if row.comparison is not None
         ]
         reference = f"{self.reference.engine} on {self.reference.device}"
-        return Certificate(
-            content_sha256, reference, self.pictures, ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, tuple(rows)
-        )
+        pictures = self.pictures
+        if self.resize_agreement is not None:
+            pictures += (
+                f", resized in float32 ({100 * self.resize_agreement:.3f} % of the labels as by the trainer's rule)"
+            )
+        return Certificate(content_sha256, reference, pictures, ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, tuple(rows))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -80,6 +91,7 @@ class ParityReport:
             "rows": [plain_row(row) for row in self.rows],
             "refused": self.refused,
             "missing": self.missing,
+            "resize_agreement": self.resize_agreement,
             "passes": self.passes,
         }
 
@@ -96,6 +108,12 @@ class ParityReport:
             "",
             "Labels are compared at the pictures' own sizes.",
         ]
+        if self.resize_agreement is not None:
+            lines += [
+                f"By the trainer's way of resizing frames, in place of the graph's in float32, PyTorch gives "
+                f"{100 * self.resize_agreement:.4f} % of the real pictures' labels alike; asked is "
+                f"≥ {100 * LOOSE.min_agreement:g} %."
+            ]
         lines += [f"{engine_name(row.engine)} {row.fault}" for row in self.rows if row.fault]
         lines += [f"Cannot run this file: {name}: {reason}" for name, reason in self.refused.items()]
         lines += [f"Not checked: {name} is not installed ({how})." for name, how in self.missing.items()]

@@ -59,8 +59,8 @@ class Draft:
 def drafting(path: Path, *, external_above: int = LIMIT_BYTES) -> Iterator[Draft]:
     """Yield a draft of a model; on success it takes the place of ``path``, on failure it goes.
 
-    A process that is killed leaves the old model whole, or the new one; at worst a file of weights that no model names,
-    which the next model of this name removes.
+    A process that is killed leaves the old model whole, or the new one; at worst hidden temporary files, and a file of
+    weights that no model names, which the next model of this name removes.
 
     Args:
         path: of the model.
@@ -69,18 +69,19 @@ def drafting(path: Path, *, external_above: int = LIMIT_BYTES) -> Iterator[Draft
     Raises:
         OutputError: if the place cannot be written, or the disk is full.
     """
-    old = _weights_of(path)
+    old = set(_weights_of(path))
+    others = {file for model in path.parent.glob("*.onnx") if model != path for file in _weights_of(model)}
     with replacing(path, durable=True) as temporary:
         draft = Draft(temporary, path.stem, external_above)
         try:
             yield draft
             used = external_files(temporary)
         except BaseException:
-            draft.remove_weights(but=old)
+            draft.remove_weights(but=old | others)
             raise
     ours = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{_DIGITS}}}\.data")
     for file in path.parent.iterdir():
-        if ours.fullmatch(file.name) and file not in used:
+        if ours.fullmatch(file.name) and file not in others.union(used):
             file.unlink(missing_ok=True)
 
 

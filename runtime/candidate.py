@@ -17,7 +17,7 @@ from segship.runtime.tiling import graph_input, pad_to, whole_input
 Verdict = Literal["same", "DIFFERS", "FAILS", "recorded", "reference", "runs"]
 
 Locate = Callable[[Segmenter, NDArray[Any]], str]
-"""Says where in its graph an engine leaves the reference, given an input of it, as ``stage: node, and what is wrong``."""
+"""Says where in its graph an engine leaves the reference, given an input of it: ``stage: node, and what is wrong``."""
 
 
 @dataclass(frozen=True)

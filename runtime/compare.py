@@ -49,7 +49,7 @@ class Gate:
 STRICT: Final = Gate(within_tolerance=True, min_agreement=0.9999)
 """Of float32."""
 LOOSE: Final = Gate(within_tolerance=False, min_agreement=0.999)
-"""Of 16 bits, and where a graph resizes frames by another rounding than the trainer's."""
+"""Of 16 bits, and of frames that a graph resizes by another rounding than the trainer's."""
 
 
 @dataclass(frozen=True)

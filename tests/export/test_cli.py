@@ -165,7 +165,7 @@ def test_of_many_pictures_as_many_are_compared_as_the_limit_says(
     status, out, _ = run("--backend", "ort", "--images", folder, "--limit", 9, "--json")
     assert status == 0
     parity = json.loads(out)["parity"]
-    assert parity["pictures"] == "3 random, 9 real"
+    assert parity["pictures"] == "3 random, 9 given"
     assert parity["rows"][0]["pixels"] == 3 * 48 * 64 + sum(10 * (20 + number) for number in spread_evenly(17, 9))
 
 

@@ -128,7 +128,7 @@ def test_the_certificate_is_this_files_and_says_what_was_compared(exported: Expo
     assert certificate is not None
     assert certificate == exported.parity.certificate(content_sha256(exported.path))
     assert certificate.reference == f"PyTorch {torch.__version__} on cpu"
-    assert certificate.pictures == "3 random, 8 real"
+    assert certificate.pictures == "3 random, 8 built-in"
     assert [row.backend for row in certificate.rows if row.passes] == ENGINES
 
 
@@ -232,7 +232,7 @@ def test_open_axes_pixels_and_another_size_reach_the_file(tiny_checkpoint: Path,
     axes: list[DynamicAxis] = ["batch", "size"]
     result = export(tiny_checkpoint, tmp_path / "m.onnx", dynamic=axes, input_form="pixels", size=(32, 64))
     assert gated(result) == [(name, "same") for name in ENGINES]
-    assert result.parity.pictures == "3 random, 8 real, at 32×64, 48×48, 32×96, in batches of 1, 2, 3"
+    assert result.parity.pictures == "3 random, 8 built-in, at 32×64, 48×48, 32×96, in batches of 1, 2, 3"
     graph = onnx.load(result.path).graph
     assert shape(graph.input[0]) == ("image", "UINT8", ["batch", "height", "width", 3])
     assert shape(graph.output[0]) == ("logits", "FLOAT", ["batch", 6, "height", "width"])

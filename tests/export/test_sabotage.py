@@ -236,7 +236,7 @@ def test_a_wrong_graph_does_not_hide_behind_a_lower_precision(
 def test_a_frame_that_is_resized_by_another_rule_is_said_to_be_so(
     unsimplified: None, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ParityError, match=r"stage resize: .*train it with --set interpolation=linear_float"):
+    with pytest.raises(ParityError, match=r"resize: .*train the network with --set interpolation=linear_float"):
         export(tiny_checkpoint, tmp_path / "model.onnx", frame=(60, 80), backends=["ort"])
 
 
