@@ -107,11 +107,11 @@ def resize_agreement(
 ) -> float | None:
     """Return the share of labels that PyTorch gives alike by a graph's way of resizing frames and by the trainer's.
 
-    Of the real pictures only, since noise is all edges; 0…1. None where the two ways are the same.
+    Of the real pictures only, since noise is all edges; 0…1. None where the two ways are the same, or without pictures.
     """
-    if card.preprocess.interpolation == reference.card.preprocess.interpolation:
-        return None
     real = pictures[RANDOM_PICTURES:]
+    if card.preprocess.interpolation == reference.card.preprocess.interpolation or not real:
+        return None
     frames = dataclasses.replace(card, head="labels", output_name="labels")
     trained = dataclasses.replace(frames, preprocess=reference.card.preprocess)
     trained = dataclasses.replace(

@@ -70,7 +70,8 @@ def drafting(path: Path, *, external_above: int = LIMIT_BYTES) -> Iterator[Draft
         OutputError: if the place cannot be written, or the disk is full.
     """
     old = set(_weights_of(path))
-    others = {file for model in path.parent.glob("*.onnx") if model != path for file in _weights_of(model)}
+    models = [model for model in path.parent.glob("*.onnx") if model != path and not model.name.startswith(".")]
+    others = {file for model in models for file in _weights_of(model)}
     with replacing(path, durable=True) as temporary:
         draft = Draft(temporary, path.stem, external_above)
         try:

@@ -128,7 +128,7 @@ def test_the_certificate_is_this_files_and_says_what_was_compared(exported: Expo
     assert certificate is not None
     assert certificate == exported.parity.certificate(content_sha256(exported.path))
     assert certificate.reference == f"PyTorch {torch.__version__} on cpu"
-    assert certificate.pictures == "3 random, 8 built-in"
+    assert certificate.pictures == "3 random, 1 given, 7 built-in"
     assert [row.backend for row in certificate.rows if row.passes] == ENGINES
 
 
