@@ -227,7 +227,7 @@ def _source(
     if has_open_size and card_path is None:
         raise click.UsageError(
             f"--dynamic size: only you know what the sides that {source} takes must be a multiple of; "
-            "give it as stride in a whole card: --card FILE.json"
+            "give it as stride in a whole card: --card FILE.json (seg-check card MODEL --json prints one)"
         )
     from segship.export.foreign import foreign_card, load_foreign
     from segship.export.parity import Reference
