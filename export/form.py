@@ -35,17 +35,7 @@ class Form:
             CardError: if the network cannot have it.
             ExportError: if its parts contradict each other.
         """
-        if self.frame is not None and "size" in self.dynamic:
-            raise ExportError(
-                "a graph that resizes frames has one size of its own; leave out --dynamic size, or --frame"
-            )
-        if self.frame is not None and self.input_form == "float":
-            raise ExportError("a graph that resizes frames takes pixels; leave out --input float, or --frame")
-        if self.frame is None and self.input_form == "pixels" and card.preprocess.interpolation == "linear_float":
-            raise ExportError(
-                "this network was trained on pictures that are resized without rounding, which --input pixels cannot "
-                "hold; add --frame HxW, which resizes in the graph, or leave out --input pixels"
-            )
+        self._check(card)
         head = self.head or ("labels" if self.frame else "logits")
         form = dataclasses.replace(
             card.preprocess,
@@ -65,6 +55,27 @@ class Form:
             stride=self._stride(card, form.size),
             provenance=dataclasses.replace(card.provenance, versions=versions),
         )
+
+    def _check(self, card: ModelCard) -> None:
+        """Refuse what contradicts itself, or how the network was trained."""
+        if self.frame is not None and "size" in self.dynamic:
+            raise ExportError(
+                "a graph that resizes frames has one size of its own; leave out --dynamic size, or --frame"
+            )
+        if self.frame is not None and self.input_form == "float":
+            raise ExportError("a graph that resizes frames takes pixels; leave out --input float, or --frame")
+        if self.frame is None and self.input_form == "pixels" and card.preprocess.interpolation == "linear_float":
+            raise ExportError(
+                "this network was trained on pictures that are resized without rounding, which --input pixels cannot "
+                "hold; add --frame HxW, which resizes in the graph, or leave out --input pixels"
+            )
+        if card.tile_overlap is not None and self.frame is not None:
+            raise ExportError(
+                "this network was trained on parts of pictures and is run tile by tile; a graph that resizes whole "
+                "frames would show it something else: leave out --frame"
+            )
+        if card.tile_overlap is not None and "batch" in self.dynamic:
+            raise ExportError("this network is run tile by tile, one at a time; leave out --dynamic batch")
 
     def _stride(self, card: ModelCard, size: tuple[int, int]) -> int:
         if "size" not in self.dynamic:

@@ -1,6 +1,5 @@
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,10 +103,22 @@ def test_pixels_of_a_network_that_was_trained_without_rounding_need_a_frame(trai
     assert Form().card(unrounded).preprocess == form
 
 
-@pytest.mark.parametrize("form", [Form(head="labels"), Form(head="probabilities"), Form(frame=(60, 80))])
-def test_tiles_are_blended_by_their_logits_only(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, form: Form
-) -> None:
-    tiled = read_card(make_checkpoint(tmp_path / "tiled.safetensors", tile_overlap=0.25))
+@pytest.mark.parametrize("form", [Form(head="labels"), Form(head="probabilities")])
+def test_tiles_are_blended_by_their_logits_only(trained: ModelCard, form: Form) -> None:
     with pytest.raises(CardError, match=r"tile_overlap is 0\.25.*export with --head logits"):
+        form.card(dataclasses.replace(trained, tile_overlap=0.25))
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (Form(frame=(60, 80)), "is run tile by tile.*leave out --frame"),
+        (Form(frame=(60, 80), head="logits"), "is run tile by tile.*leave out --frame"),
+        (Form(dynamic=("batch",)), "one at a time; leave out --dynamic batch"),
+    ],
+)
+def test_tiles_are_no_frames_and_no_batch(trained: ModelCard, form: Form, words: str) -> None:
+    tiled = dataclasses.replace(trained, tile_overlap=0.25)
+    with pytest.raises(ExportError, match=words):
         form.card(tiled)
+    assert Form(dynamic=("size",), input_form="pixels").card(tiled).tile_overlap == 0.25
