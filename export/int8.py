@@ -35,7 +35,7 @@ from segship.export.trunk import WEIGHTED, inferred, trunk_of, with_named_nodes
 from segship.export.widen import widened
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import ExportError, require
-from segship.runtime.tiling import prepare
+from segship.runtime.prepare import prepare
 
 Target = Literal["cpu", "tensorrt"]
 

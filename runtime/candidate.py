@@ -11,8 +11,9 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.compare import Comparison, Expected, Gate, compare, first_differing_stage
 from segship.runtime.errors import BackendError, ImageError
 from segship.runtime.images import ImageSource
+from segship.runtime.prepare import graph_input, whole_input
 from segship.runtime.segmenter import Result, Segmenter
-from segship.runtime.tiling import graph_input, pad_to, whole_input
+from segship.runtime.tiling import pad_to
 
 Verdict = Literal["same", "DIFFERS", "FAILS", "recorded", "reference", "runs"]
 

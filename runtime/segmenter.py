@@ -28,10 +28,10 @@ from segship.runtime.labels import (
 from segship.runtime.model_file import has_card, read_card
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.pipeline import overlapped
+from segship.runtime.prepare import PreparedPicture, prepare, whole_input
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
-from segship.runtime.tiling import PreparedPicture, prepare, whole_input
 
 Extra = TypeVar("Extra")
 

@@ -10,8 +10,8 @@ from torch import nn
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import TrainingError
 from segship.runtime.labels import Labels, labels_from_logits
+from segship.runtime.prepare import logits_of_picture
 from segship.runtime.preprocess import Image
-from segship.runtime.tiling import logits_of_picture
 from segship.training.data import Dataset
 from segship.training.metrics import ConfusionMatrix, Scores
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard
+from segship.runtime.prepare import logits_of_picture, prepare
 from segship.runtime.preprocess import Image, Preprocess
-from segship.runtime.tiling import logits_of_picture, pad_to, prepare, tile_positions, tiled_logits
+from segship.runtime.tiling import pad_to, tile_positions, tiled_logits
 
 TILE = (12, 16)
 OVERLAPS = st.sampled_from([0, 0.1, 0.25, 0.5, 0.7, 0.9])
