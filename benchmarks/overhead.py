@@ -20,7 +20,7 @@ from segship.runtime.backends import load_backend
 from segship.runtime.console import run
 from segship.runtime.images import read_image
 from segship.runtime.model_file import read_card
-from segship.runtime.sources import find_images
+from segship.runtime.source_files import find_images
 
 
 @click.command()

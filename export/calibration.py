@@ -10,7 +10,7 @@ from segship.runtime.errors import DatasetError
 from segship.runtime.images import Conversion, read_image
 from segship.runtime.labels import Labels
 from segship.runtime.preprocess import Image
-from segship.runtime.sources import find_images
+from segship.runtime.source_files import find_images
 from segship.training.data import DataOptions, Dataset, open_dataset, spread_evenly
 from segship.training.setup import check_kind
 

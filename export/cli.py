@@ -149,7 +149,7 @@ def seg_export(
     from segship.runtime.files import write_text
     from segship.runtime.images import CONVERSIONS
     from segship.runtime.render import write_rgb
-    from segship.runtime.sources import find_images
+    from segship.runtime.source_files import find_images
     from segship.training.data import spread_evenly
 
     axes: tuple[DynamicAxis, ...] = chosen(dynamic, ("batch", "size"), "--dynamic")

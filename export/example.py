@@ -123,10 +123,7 @@ def _run(card: ModelCard, pixels: str) -> list[str]:
     """Lines that take ``pixels`` of a picture or tile to the ``output`` of the graph."""
     form, lines = card.preprocess, []
     if card.tile_overlap is None and card.frame is None:
-        (height, width), is_exact = form.size, form.interpolation == "linear_exact"
-        values, rule = (pixels, "INTER_LINEAR_EXACT") if is_exact else (f"np.float32({pixels})", "INTER_LINEAR")
-        axis = "[..., None]" if form.channels == 1 else ""
-        lines.append(f"resized = cv2.resize({values}, ({width}, {height}), interpolation=cv2.{rule}){axis}")
+        lines += _resizing(form, pixels)
         pixels = "resized"
     if card.input_form == "pixels":
         lines.append(f"image = {pixels}[None]  # {input_axes(card)} {form.depth}")
@@ -141,6 +138,33 @@ def _run(card: ModelCard, pixels: str) -> list[str]:
     return [*lines, f"output = {run}[0][0]  # {_axes(card.output_shape[1:], _output_letters(card)[1:])}"]
 
 
+def _resizing(form: Preprocess, pixels: str) -> list[str]:
+    """Lines that bring ``pixels`` to ``resized``, of the network's size; in it, the picture lies at ``content``."""
+    (height, width), is_exact = form.size, form.interpolation == "linear_exact"
+    values, rule = (pixels, "INTER_LINEAR_EXACT") if is_exact else (f"np.float32({pixels})", "INTER_LINEAR")
+    axis = "[..., None]" if form.channels == 1 else ""
+    scaled = f"cv2.resize({values}, ({{}}), interpolation=cv2.{rule}){axis}"
+    if form.resize == "stretch":
+        return [f"resized = {scaled.format(f'{width}, {height}')}"]
+    dtype = form.depth if is_exact or form.resize == "pad" else "float32"
+    filled = f"resized = np.full(({height}, {width}, {form.channels}), {form.fill}, np.{dtype})"
+    if form.resize == "pad":
+        return [
+            f"assert {pixels}.shape[0] <= {height} and {pixels}.shape[1] <= {width}",
+            f"content = np.s_[: {pixels}.shape[0], : {pixels}.shape[1]]",
+            filled,
+            f"resized[content] = {pixels}",
+        ]
+    return [
+        f"scale = min({height} / {pixels}.shape[0], {width} / {pixels}.shape[1])",
+        f"rows, columns = (max(1, round(scale * side)) for side in {pixels}.shape[:2])",
+        f"top, left = ({height} - rows) // 2, ({width} - columns) // 2",
+        "content = np.s_[top : top + rows, left : left + columns]",
+        filled,
+        f"resized[content] = {scaled.format('columns, rows')}",
+    ]
+
+
 def _tiled_run(card: ModelCard) -> list[str]:
     height, width = card.preprocess.size
     run = "\n        ".join(_run(card, "tile"))
@@ -151,6 +175,8 @@ def _labels(card: ModelCard) -> list[str]:
     """Lines that return the labels that follow from the ``output`` of the graph."""
     is_binary, is_sized = card.task == "binary", card.frame is not None or card.tile_overlap is not None
     lines = [] if is_sized else ["size = (picture.shape[1], picture.shape[0])"]
+    if card.preprocess.resize != "stretch":
+        lines.append(f"output = output[{'content' if card.head == 'labels' else '(slice(None), *content)'}]")
     if card.head == "labels":
         resized = "cv2.resize(output, size, interpolation=cv2.INTER_NEAREST_EXACT)"
         return [*lines, f"return {'output' if is_sized else resized}"]

@@ -62,6 +62,11 @@ class Form:
             raise ExportError(
                 "a graph that resizes frames has one size of its own; leave out --dynamic size, or --frame"
             )
+        if self.frame is not None and card.preprocess.resize != "stretch":
+            raise ExportError(
+                f"this network was trained with --set resize={card.preprocess.resize}, and a graph that resizes frames "
+                "stretches them, which would show it something else: leave out --frame"
+            )
         if self.frame is not None and self.input_form == "float":
             raise ExportError("a graph that resizes frames takes pixels; leave out --input float, or --frame")
         if self.frame is None and self.input_form == "pixels" and card.preprocess.interpolation == "linear_float":

@@ -9,6 +9,7 @@ from typing import Final
 
 from segship.export.instructions import instructions
 from segship.export.triton import triton_name, write_repository
+from segship.runtime.card import ModelCard
 from segship.runtime.errors import ModelError, OutputError
 from segship.runtime.external_data import external_files
 from segship.runtime.files import write_text
@@ -39,6 +40,7 @@ def hand_over(folder: Path, model: Path, golden: Path, *, overwrite: bool = Fals
     """
     card = read_card(model)
     check_fits(model, card)
+    _check_own(model, card)
     if read_golden(golden).content_sha256 != content_sha256(model):
         raise ModelError(f"{golden} was made for another model than {model}; take the one that was written with it")
     name = triton_name(model)
@@ -65,6 +67,14 @@ def check_free(folder: Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"{folder} holds other things than a hand-over ({min(there)}, say); choose a new folder")
     if there and not overwrite:
         raise OutputError(f"{folder} holds a hand-over already; add --overwrite, or choose another folder")
+
+
+def _check_own(model: Path, card: ModelCard) -> None:
+    if (card.input_layout, card.input_type, card.output_layout, card.output_stride) != (None, "float32", None, 1):
+        raise ModelError(
+            f"{model} was not made by seg-export, as the order of its axes, its type or its output's size show; a "
+            "hand-over describes graphs of seg-export only"
+        )
 
 
 def _copy_model(model: Path, to: Path) -> None:

@@ -207,7 +207,7 @@ class Int8Graphs:
             def run(batch: NDArray[Any]) -> NDArray[np.float32]:
                 # One batch at a time: what a call collects is held until it returns.
                 calibrator.collect_data(SimpleNamespace(get_next=iter([{card.input_name: batch}, None]).__next__))
-                return np.zeros((card.num_logits, *card.preprocess.size), np.float32)
+                return np.zeros((len(batch), card.num_logits, *card.preprocess.size), np.float32)
 
             for image, _ in pictures:
                 prepare(card, image)(run)

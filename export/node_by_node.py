@@ -13,7 +13,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from segship.export.fingerprint import Fingerprint, fingerprint
-from segship.runtime.backends.common import available_cpus, import_onnxruntime
+from segship.runtime.backends.common import import_onnxruntime
+from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.errors import ModelError, one_line
 
 Value = NDArray[Any] | list[NDArray[Any]]

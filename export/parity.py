@@ -16,6 +16,7 @@ from segship.export.pictures import RANDOM_PICTURES, Picture
 from segship.export.report import ParityReport
 from segship.export.torch_backend import TorchBackend
 from segship.runtime.backends import Backend, load_backend
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.candidate import Candidate, Locate
 from segship.runtime.card import ModelCard
 from segship.runtime.compare import Expected, Gate, gate_of
@@ -173,9 +174,7 @@ def _load(name: str, model: Path, card: ModelCard, gate: Gate) -> Iterator[tuple
     """Load a file into an engine, with the gate that it must keep to; OpenVINO also as it would by itself."""
     yield load_backend(name, model, card, "cpu"), gate
     if name == "openvino":
-        from segship.runtime.backends.openvino import OpenVINOBackend
-
-        by_itself = OpenVINOBackend(model, card, "cpu", precision="engine")
+        by_itself = load_backend(name, model, card, "cpu", EngineOptions(precision="engine"))
         if by_itself.info.precision != card.precision:
             yield by_itself, None
 

@@ -37,7 +37,7 @@ def parity_pictures(images: Sequence[Path], card: ModelCard, convert: Sequence[C
     form = card.preprocess
     real = [Picture(path.name, path, is_given=True) for path in images]
     if len(real) < REAL_PICTURES:
-        real += _demo_pictures(form, REAL_PICTURES - len(real))
+        real += [_fitting(picture, form) for picture in _demo_pictures(form, REAL_PICTURES - len(real))]
     if card.frame is not None:
         real = [_at_size(picture, form, card.frame, convert) for picture in real]
     return [*_random_pictures(form, card.frame or form.size), *real]
@@ -67,6 +67,14 @@ def _demo_pictures(form: Preprocess, count: int) -> list[Picture]:
         wide = image.astype(np.uint16) * np.uint16(257) if widen else image
         found.append(Picture(f"built-in picture {pictures[index].name}", wide))
     return found
+
+
+def _fitting(picture: Picture, form: Preprocess) -> Picture:
+    """Cut a built-in picture to the size that others are padded to."""
+    if form.resize != "pad":
+        return picture
+    cut = np.asarray(picture.source)[: form.size[0], : form.size[1]]
+    return Picture(picture.name, cut, picture.is_given)
 
 
 def _at_size(picture: Picture, form: Preprocess, size: tuple[int, int], convert: Sequence[Conversion]) -> Picture:

@@ -26,7 +26,7 @@ def input_steps(card: ModelCard) -> list[str]:
     elif card.tile_overlap is not None:
         steps.append(_tiling(card.preprocess.size, card.tile_overlap))
     else:
-        steps.append(_resizing(form))
+        steps += _resizing(form)
     steps.append(
         "**Do not normalise**: the graph takes the pixels as they are."
         if card.input_form == "pixels"
@@ -56,8 +56,14 @@ def _decoding(form: Preprocess) -> str:
     )
 
 
-def _resizing(form: Preprocess) -> str:
+def _resizing(form: Preprocess) -> list[str]:
     height, width = form.size
+    filled = f"with {', '.join([str(form.fill)] * form.channels)}"
+    if form.resize == "pad":
+        return [
+            f"**Do not resize**: a picture that is larger than {width} wide and {height} high is not for this model.",
+            f"**Pad** to {width} wide and {height} high, at the right and below, {filled}.",
+        ]
     if form.interpolation == "linear_float":
         rule = (
             "as float32, linearly, pixel centres aligned, without antialiasing and without rounding: "
@@ -68,7 +74,15 @@ def _resizing(form: Preprocess) -> str:
             f"on the {_BITS[form.depth]} integers by `cv2.resize(…, interpolation=cv2.INTER_LINEAR_EXACT)`, whose "
             "result is the same on every machine; `INTER_LINEAR`, Pillow and PyTorch round or smooth in other ways"
         )
-    return f"**Resize** to {width} wide and {height} high, whatever the aspect ratio, {rule}."
+    if form.resize == "stretch":
+        return [f"**Resize** to {width} wide and {height} high, whatever the aspect ratio, {rule}."]
+    return [
+        f"**Resize** with the aspect ratio kept, so that it just fits into {width} wide and {height} high: with the "
+        f"scale s = min({width} / W, {height} / H), in double precision, to round(s · W) wide and round(s · H) high, "
+        f"halves to the even number and at least 1, {rule}.",
+        f"**Letterbox** it to {width} wide and {height} high {filled}: of the columns that are added, half, rounded "
+        "down, lie on its left and the others on its right; of the rows, above and below it.",
+    ]
 
 
 def _tiling(size: tuple[int, int], overlap: float) -> str:
@@ -118,7 +132,7 @@ def _open_axes(card: ModelCard) -> str:
     if "size" in card.dynamic:
         height, width = card.preprocess.size
         text += (
-            f" `h` and `w` may be any multiples of {card.stride}, to which the picture is resized then; it was made "
+            f" `h` and `w` may be any multiples of {card.stride}, to which the picture is brought then; it was made "
             f"for {height}×{width}."
         )
     return text
@@ -133,6 +147,8 @@ def output_steps(card: ModelCard) -> list[str]:
             f"**The graph returns** {returned} {dtype}, that is picture, row, column: the id of each pixel's class."
         ]
         if card.frame is None:
+            steps += _cutting(card.preprocess)
+        if card.frame is None and card.preprocess.resize != "pad":
             steps.append(
                 "**Resize** them to the picture's own width and height by the nearest pixel, "
                 "`cv2.INTER_NEAREST_EXACT`; never linearly, since the mean of two ids is a third class."
@@ -145,7 +161,10 @@ def output_steps(card: ModelCard) -> list[str]:
             "column, Gaussian around the tile's middle with a standard deviation of an eighth of its side, divided so "
             "that the weights of all tiles at a pixel add up to 1. The program below does it."
         )
+    elif card.frame is None and card.preprocess.resize == "pad":
+        steps += _cutting(card.preprocess)
     elif card.frame is None:
+        steps += _cutting(card.preprocess)
         what = {"multiclass": "the logarithms of the planes", "binary": "log(p) − log(1 − p)"}[card.task]
         steps.append(
             f"**Resize** {what if card.head == 'probabilities' else 'each plane'} to the picture's own width and "
@@ -154,6 +173,15 @@ def output_steps(card: ModelCard) -> list[str]:
         )
     steps.append(_decision(card, dtype))
     return steps
+
+
+def _cutting(form: Preprocess) -> list[str]:
+    """Return how to get rid of what was added around a picture."""
+    where = {
+        "letterbox": "the rows and columns that the picture was resized to",
+        "pad": "the picture's rows and columns",
+    }
+    return [] if form.resize == "stretch" else [f"**Cut out** {where[form.resize]}; the others are of what was added."]
 
 
 def _planes(card: ModelCard) -> str:

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from segship.runtime.card import ModelCard
     from segship.runtime.errors import SegshipError
     from segship.runtime.preprocess import Preprocess
-    from segship.runtime.segmenter import Result, Segmenter
+    from segship.runtime.result import Result
+    from segship.runtime.segmenter import Segmenter
 
 __all__ = ["ModelCard", "Preprocess", "Result", "Segmenter", "SegshipError"]
 
 _HOMES = {
     "ModelCard": "card",
     "Preprocess": "preprocess",
-    "Result": "segmenter",
+    "Result": "result",
     "Segmenter": "segmenter",
     "SegshipError": "errors",
 }

@@ -11,8 +11,9 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.compare import Comparison, Expected, Gate, compare, first_differing_stage
 from segship.runtime.errors import BackendError, ImageError
 from segship.runtime.images import ImageSource
-from segship.runtime.prepare import graph_input, whole_input
-from segship.runtime.segmenter import Result, Segmenter
+from segship.runtime.prepare import graph_input, whole_picture
+from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter
 from segship.runtime.tiling import pad_to
 
 Verdict = Literal["same", "DIFFERS", "FAILS", "recorded", "reference", "runs"]
@@ -156,7 +157,7 @@ class Candidate:
             return ""
         card, picture, (height, width) = engine.card, expected.stages.decoded, engine.card.preprocess.size
         if card.tile_overlap is None:
-            batch = whole_input(card, picture)
+            batch = whole_picture(card, picture).batch
         else:
             batch = graph_input(card, pad_to(picture, (height, width))[:height, :width])
         return self._locate(engine, batch)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from segship.runtime.certificate import Certificate
 from segship.runtime.errors import CardError
@@ -18,16 +18,22 @@ from segship.runtime.preprocess import MAX_SIDE_PX, Preprocess
 from segship.runtime.strict import parse
 
 CARD_KEY: Final = "segship"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 MAX_CARD_BYTES: Final = 4 << 20
 MAX_CLASSES: Final = 65535
 MAX_TILE_OVERLAP: Final = 0.9
+MAX_OUTPUT_STRIDE: Final = 64
 
 Head = Literal["logits", "probabilities", "labels"]
 Task = Literal["multiclass", "binary"]
 InputForm = Literal["float", "pixels"]
+InputLayout = Literal["NCHW", "NHWC"]
+InputType = Literal["float32", "float16"]
+OutputLayout = Literal["NCHW", "NHWC", "NHW"]
 DynamicAxis = Literal["batch", "size"]
 Precision = Literal["fp32", "fp16", "int8"]
+
+Side = TypeVar("Side", int, int | None)
 
 Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; None where they are left open."""
@@ -81,16 +87,24 @@ class ModelCard:
             that overlap by this share, and their logits are blended.
         head: what the graph returns: ``logits`` (N, K, h, w) float32, K the number of logits; ``probabilities`` of the
             same shape, 0…1, the softmax or, of a binary network, the sigmoid of them; or ``labels`` (N, h, w) class
-            ids, uint8 up to 256 classes and uint16 above.
+            ids, uint8 up to 256 classes and uint16 above. Graphs of other origin may return them in other types.
         input_form: what the graph takes: ``float``: the network's input (N, C, h, w) float32, resized and normalised;
             ``pixels``: pictures as they are decoded, (N, h, w, C) in red, green, blue order and of the depth that
             ``preprocess`` names, which the graph normalises itself.
+        input_layout: order of the axes of what the graph takes; None: as the form has it, NCHW of floats and NHWC of
+            pixels. Graphs of segship's own have None, here and in the next three; others have what they have.
+        input_type: of the floats that the graph takes: ``float32`` or ``float16``.
+        output_layout: order of the axes of what the graph returns; None: as the head has it, NHW of labels and NCHW of
+            the others. ``NHW`` fits labels and binary networks; NCHW and NHWC labels have a channel axis of 1.
+        output_stride: how many pixels of the input one of the output stands for along each side, such as SegFormer's 4;
+            the output's sides are those of the input divided by it, rounded up.
         frame: None: h and w are those of ``preprocess.size``. (height, width): the graph resizes pictures of this size
             to the network's itself and brings what it returns back; its pixels come at the frame's size.
         dynamic: axes that the graph leaves open: ``batch``, its N, which is 1 otherwise; ``size``, its h and w, which
             must then be multiples of ``stride``.
         stride: what sides must be a multiple of where they are open; ``preprocess.size`` is what they are by default.
-        precision: what the graph computes in, at its widest places: its input and output are float32 all the same.
+        precision: what the graph computes in, at its widest places: its input and output are float32 all the same,
+            unless ``input_type`` says something else.
         ignore_index: the id that means "no class" in training masks; a network never returns it.
         network: which network it is; None for a model that segship did not train.
         input_name: name of the graph's input.
@@ -108,6 +122,10 @@ class ModelCard:
     tile_overlap: float | None = None
     head: Head = "logits"
     input_form: InputForm = "float"
+    input_layout: InputLayout | None = None
+    input_type: InputType = "float32"
+    output_layout: OutputLayout | None = None
+    output_stride: int = 1
     frame: tuple[int, int] | None = None
     dynamic: tuple[DynamicAxis, ...] = ()
     stride: int = 1
@@ -140,24 +158,51 @@ class ModelCard:
             raise CardError(f"the card's task is binary, and it has {len(self.class_names)} class names; expected 2")
         if not 0 < self.threshold < 1:
             raise CardError(f"the card's threshold is {self.threshold}; expected a number between 0 and 1")
-        if self.tile_overlap is not None and not 0 <= self.tile_overlap <= MAX_TILE_OVERLAP:
-            raise CardError(f"the card's tile_overlap is {self.tile_overlap}; expected 0…{MAX_TILE_OVERLAP}")
-        if self.tile_overlap is not None and (self.head != "logits" or self.frame is not None):
-            raise CardError(
-                f"the card's tile_overlap is {self.tile_overlap} and its {'frame' if self.frame else 'head'} "
-                f"{self.frame or self.head}, but tiles can only be blended by their logits; export with --head logits"
-            )
         if 0 <= self.ignore_index < len(self.class_names):
             raise CardError(
                 f"the card's ignore_index {self.ignore_index} is a class: {self.class_names[self.ignore_index]!r}"
             )
+        if self.tile_overlap is not None:
+            self._check_tiles(self.tile_overlap)
+        if self.frame is not None:
+            self._check_frame(self.frame)
         self._check_graph()
 
-    def _check_graph(self) -> None:
-        if self.frame is not None and (self.input_form != "pixels" or "size" in self.dynamic):
+    def _check_tiles(self, overlap: float) -> None:
+        if not 0 <= overlap <= MAX_TILE_OVERLAP:
+            raise CardError(f"the card's tile_overlap is {overlap}; expected 0…{MAX_TILE_OVERLAP}")
+        if self.head != "logits" or self.frame is not None:
+            raise CardError(
+                f"the card's tile_overlap is {overlap} and its {'frame' if self.frame else 'head'} "
+                f"{self.frame or self.head}, but tiles can only be blended by their logits; export with --head logits"
+            )
+        if self.preprocess.resize != "stretch":
+            raise CardError(
+                f"the card's tile_overlap is {overlap} and its preprocess.resize {self.preprocess.resize}, but tiles "
+                "have the network's size already; leave resize out"
+            )
+
+    def _check_frame(self, frame: tuple[int, int]) -> None:
+        if self.input_form != "pixels" or "size" in self.dynamic:
             raise CardError("the card has a frame, so its input must be pixels and its size not dynamic")
-        if self.frame is not None and not all(1 <= side <= MAX_SIDE_PX for side in self.frame):
-            raise CardError(f"the card's frame is {self.frame}; each side must lie in 1…{MAX_SIDE_PX} pixels")
+        if not all(1 <= side <= MAX_SIDE_PX for side in frame):
+            raise CardError(f"the card's frame is {frame}; each side must lie in 1…{MAX_SIDE_PX} pixels")
+        if self.preprocess.resize != "stretch" or self.output_stride != 1:
+            raise CardError(
+                f"the card has a frame, and resize {self.preprocess.resize} and output_stride {self.output_stride}; "
+                "graphs only stretch frames, and return maps of their size: expected stretch and 1"
+            )
+
+    def _check_graph(self) -> None:
+        if not 1 <= self.output_stride <= MAX_OUTPUT_STRIDE:
+            raise CardError(f"the card's output_stride is {self.output_stride}; expected 1…{MAX_OUTPUT_STRIDE}")
+        if self.input_form == "pixels" and self.input_type != "float32":
+            raise CardError(f"the card's input_type is {self.input_type}, and its input is pixels, which are no floats")
+        if self.output_layout == "NHW" and self.head != "labels" and self.num_logits > 1:
+            raise CardError(
+                f"the card's output_layout is NHW, but {self.num_logits} {self.head} a pixel need an axis of "
+                "their own; expected NCHW or NHWC"
+            )
         if not 1 <= self.stride <= MAX_SIDE_PX:
             raise CardError(f"the card's stride is {self.stride}; expected 1…{MAX_SIDE_PX}")
         if "size" in self.dynamic and any(side % self.stride for side in self.preprocess.size):
@@ -176,17 +221,49 @@ class ModelCard:
         return 1 if self.task == "binary" else self.num_classes
 
     @property
+    def input_axes(self) -> InputLayout:
+        """Order of the axes of what the graph takes: N pictures, C channels, H rows, W columns."""
+        return self.input_layout or ("NHWC" if self.input_form == "pixels" else "NCHW")
+
+    @property
+    def output_axes(self) -> OutputLayout:
+        """Order of the axes of what the graph returns; C are the logits or probabilities of a pixel, or one label."""
+        return self.output_layout or ("NHW" if self.head == "labels" else "NCHW")
+
+    @property
+    def input_dtype(self) -> str:
+        """Type of what the graph takes, as numpy calls it."""
+        return self.preprocess.depth if self.input_form == "pixels" else self.input_type
+
+    @property
     def input_shape(self) -> Shape:
-        """Shape of what the graph takes: (N, C, h, w) float32, or (N, h, w, C) pixels."""
-        batch, height, width = self._open_sides
-        channels = self.preprocess.channels
-        return (batch, height, width, channels) if self.input_form == "pixels" else (batch, channels, height, width)
+        """Shape of what the graph takes, in the order of ``input_axes``."""
+        return self._input_shape(*self._open_sides)
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of what the graph returns: (N, K, h, w), or (N, h, w) labels."""
+        """Shape of what the graph returns, in the order of ``output_axes``."""
+        return self._output_shape(*self._open_sides)
+
+    def shapes_of(self, count: int, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of what the graph takes and returns, where what it leaves open has these values.
+
+        Args:
+            count: of pictures.
+            size: (height, width) of them.
+        """
         batch, height, width = self._open_sides
-        return (batch, height, width) if self.head == "labels" else (batch, self.num_logits, height, width)
+        sides = (batch or count, height or size[0], width or size[1])
+        return self._input_shape(*sides), self._output_shape(*sides)
+
+    def _input_shape(self, batch: Side, height: Side, width: Side) -> tuple[Side, ...]:
+        sides = {"N": batch, "C": self.preprocess.channels, "H": height, "W": width}
+        return tuple(sides[axis] for axis in self.input_axes)
+
+    def _output_shape(self, batch: Side, height: Side, width: Side) -> tuple[Side, ...]:
+        height, width = (None if side is None else -(-side // self.output_stride) for side in (height, width))
+        sides = {"N": batch, "C": 1 if self.head == "labels" else self.num_logits, "H": height, "W": width}
+        return tuple(sides[axis] for axis in self.output_axes)
 
     @property
     def _open_sides(self) -> tuple[int | None, int | None, int | None]:

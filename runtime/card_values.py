@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
-from segship.runtime.card import ModelCard, Shape
+from segship.runtime.card import Head, ModelCard, Shape
 from segship.runtime.errors import CardError
+from segship.runtime.graph_form import Returned, Taken, head_of, in_words, returned_form, taken_form
 from segship.runtime.model_file import OnnxHeader
 from segship.runtime.palettes import MAX_DISTINCT_COLORS, Color, distinct_colors
 from segship.runtime.strict import parse
@@ -20,7 +22,7 @@ class CardValues:
     """What is said of a model by the options of the same names; None where nothing is.
 
     Attributes:
-        class_names: separated by commas, or a text file (``.txt``) with one in each line.
+        class_names: separated by commas, or a text file (``.txt``) with one in each line; or a tuple of them.
         size: (height, width) in pixels that the network gets.
         mean: one number a channel, separated by commas: subtracted after scaling.
         std: likewise: divided by after that.
@@ -31,9 +33,14 @@ class CardValues:
         threshold: of a binary network, between 0 and 1.
         input_name: of the graph.
         output_name: likewise.
+        resize: ``stretch`` (as where nothing is said), ``letterbox`` or ``pad``.
+        fill: value of the pixels that the latter two add; 0 where nothing is said.
+        stride: what sides must be multiples of where the graph leaves them open; 1 where nothing is said.
+        output_stride: pixels of the input that one of the output stands for along each side; where nothing is said, as
+            the graph shows it, or 1.
     """
 
-    class_names: str | None = None
+    class_names: str | tuple[str, ...] | None = None
     size: tuple[int, int] | None = None
     mean: str | None = None
     std: str | None = None
@@ -44,53 +51,79 @@ class CardValues:
     threshold: float | None = None
     input_name: str | None = None
     output_name: str | None = None
+    resize: str | None = None
+    fill: int | None = None
+    stride: int | None = None
+    output_stride: int | None = None
 
     def __bool__(self) -> bool:
         """Tell whether anything is said at all."""
         return any(value is not None for value in vars(self).values())
 
+    def over(self, others: "CardValues") -> "CardValues":
+        """Return these values and, where nothing is said, the others."""
+        return dataclasses.replace(others, **{name: value for name, value in vars(self).items() if value is not None})
 
-def card_from_values(values: CardValues, header: OnnxHeader | None = None) -> ModelCard:
+
+class MissingValuesError(CardError):
+    """What cannot be told of a model, and was not said.
+
+    Attributes:
+        options: that would say it, each with what it may be.
+    """
+
+    def __init__(self, options: list[str]) -> None:
+        super().__init__(
+            f"the card lacks what only you know: give {', '.join(options)}; or a whole card: --card FILE.json"
+        )
+        self.options = options
+
+
+def card_from_values(
+    values: CardValues, header: OnnxHeader | None = None, endings: Mapping[str, str] | None = None
+) -> ModelCard:
     """Make a card of what is said of a model and, where that is nothing, of what its graph says.
 
     Nothing is guessed that would change what a picture becomes: mean, standard deviation, order of colours and scale
-    must be said, and so must the head where the graph does not show that it returns labels. Two classes with a
-    threshold, or with a graph that returns one plane for both, make a binary network.
+    must be said, unless the graph takes pixels and normalises them itself; and so must the head where the graph does
+    not show it. Two classes with a threshold, or with a graph that returns one plane for both, make a binary network.
 
     Args:
         values: what is said.
         header: of the ONNX file, if there is one already.
+        endings: operators that its outputs come from; see :func:`segship.runtime.graph_endings.endings`.
 
     Raises:
-        CardError: naming all values that are missing; or the first that is wrong.
+        MissingValuesError: naming all values that are missing.
+        CardError: if one is wrong, or the graph is none that segship can run.
     """
-    known = values if header is None else _completed(values, header)
+    known, taken = _completed(values, header, endings or {})
     if missing := _missing(known, header):
-        raise CardError(
-            f"the card lacks what only you know: give {', '.join(missing)}; or a whole card: --card FILE.json"
-        )
-    input_name, output_name = known.input_name or "image", known.output_name or known.head
-    takes, returns = (header.inputs[input_name], header.outputs[output_name or ""]) if header else (None, None)
-    names = _names(known.class_names or "")
-    is_binary = known.threshold is not None or (len(names) == 2 and returns is not None and returns[1:2] == (1,))
+        raise MissingValuesError(missing)
+    head = _head(known.head)
+    names, size = _names(known.class_names or ()), known.size or (0, 0)
+    output_name = known.output_name or head
+    shape = header.outputs[output_name] if header else None
+    planes = _planes(names, known.threshold)
+    returned = returned_form(output_name, shape, head, planes, size, known.output_stride)
+    is_binary = known.threshold is not None or (head != "labels" and (len(names), returned.planes) == (2, 1))
     plain: dict[str, Any] = {
         "class_names": names,
         "palette": _palette(len(names)),
-        "preprocess": {
-            "size": known.size,
-            "channels": 1 if known.color_order == "grey" else 3,
-            "depth": known.depth or "uint8",
-            "color_order": known.color_order,
-            "scale": known.scale,
-            "mean": _numbers(known.mean or "", "--mean"),
-            "std": _numbers(known.std or "", "--std"),
-        },
+        "preprocess": _preprocess(known, taken),
         "task": "binary" if is_binary else "multiclass",
         "threshold": 0.5 if known.threshold is None else known.threshold,
-        "head": known.head,
-        "input_form": "pixels" if _takes_pixels(takes) else "float",
+        "head": head,
+        "input_form": taken.form,
+        "input_layout": None if taken.layout == ("NHWC" if taken.form == "pixels" else "NCHW") else taken.layout,
+        "input_type": taken.dtype,
+        "output_layout": None if returned.layout == ("NHW" if head == "labels" else "NCHW") else returned.layout,
+        "output_stride": returned.stride,
+        "dynamic": _dynamic(taken, returned) if header else (),
+        "stride": known.stride or 1,
+        "precision": "fp16" if taken.dtype == "float16" else "fp32",
         "ignore_index": 255 if len(names) <= 255 else 65535,
-        "input_name": input_name,
+        "input_name": known.input_name or "image",
         "output_name": output_name,
     }
     return parse(ModelCard, plain, "card", CardError)
@@ -108,24 +141,39 @@ def read_card_file(path: Path) -> ModelCard:
         raise CardError(f"{path}: the card cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _completed(values: CardValues, header: OnnxHeader) -> CardValues:
-    """Fill in what a graph says of itself where the user says nothing."""
+def _completed(values: CardValues, header: OnnxHeader | None, endings: Mapping[str, str]) -> tuple[CardValues, Taken]:
+    """Fill in what a graph says of itself where the user says nothing; and return what it takes."""
+    if header is None:
+        return values, taken_form("image", None, None)
+    if len(header.inputs) != 1:
+        raise CardError(
+            f"the graph has {len(header.inputs)} inputs, {', '.join(header.inputs)}; expected a picture alone"
+        )
     input_name = _name_in(header.inputs, values.input_name, "--input-name")
-    output_name = _name_in(header.outputs, values.output_name, "--output-name")
-    takes, returns = header.inputs.get(input_name or ""), header.outputs.get(output_name or "")
-    size, head = values.size, values.head
-    if size is None and takes is not None and len(takes) == 4:
-        height, width = takes[1:3] if _takes_pixels(takes) else takes[2:]
-        size = None if height is None or width is None else (height, width)
-    if head is None and returns is not None and len(returns) == 3:
-        head = "labels"
-    return dataclasses.replace(values, size=size, head=head, input_name=input_name, output_name=output_name)
+    taken = taken_form(input_name or "", header.inputs.get(input_name or ""), header.types.get(input_name or ""))
+    output_name = _name_in(_maps(header.outputs), values.output_name, "--output-name")
+    shape, dtype = header.outputs.get(output_name or ""), header.types.get(output_name or "")
+    head = None if output_name is None else head_of(shape, dtype, endings.get(output_name, ""))
+    is_pixels = taken.form == "pixels"
+    told = CardValues(
+        size=taken.size,
+        head=head,
+        depth=taken.depth,
+        color_order="grey" if taken.channels == 1 else None,
+        scale="full_scale" if is_pixels else None,  # of pixels, only what a graph does itself
+        mean=",".join(["0"] * (taken.channels or 3)) if is_pixels else None,
+        std=",".join(["1"] * (taken.channels or 3)) if is_pixels else None,
+        input_name=input_name,
+        output_name=output_name,
+    )
+    return values.over(told), taken
 
 
 def _missing(values: CardValues, header: OnnxHeader | None) -> list[str]:
     """Name the options that must be given, and are not."""
+    shape = header.outputs.get(values.output_name or "") if header else None
     needed: dict[str, object] = {
-        "--class-names": values.class_names,
+        f"--class-names (the graph returns {in_words(shape)})" if shape else "--class-names": values.class_names,
         "--size (the graph leaves it open)" if header else "--size": values.size,
         "--mean": values.mean,
         "--std": values.std,
@@ -133,10 +181,23 @@ def _missing(values: CardValues, header: OnnxHeader | None) -> list[str]:
         "--scale": values.scale,
         "--head": values.head,
     }
-    if header:
-        needed[f"--input-name (one of {', '.join(header.inputs)})"] = values.input_name
-        needed[f"--output-name (one of {', '.join(header.outputs)})"] = values.output_name
+    if header and values.output_name is None:
+        needed[f"--output-name ({_candidates(_maps(header.outputs))})"] = None
+        needed.pop("--head")  # told, or asked for, once the output is known
     return [option for option, value in needed.items() if value is None]
+
+
+def _maps(outputs: dict[str, Shape | None]) -> dict[str, Shape | None]:
+    """Return the outputs that may hold something for each pixel."""
+    maps = {name: shape for name, shape in outputs.items() if shape is None or len(shape) in (3, 4)}
+    return maps or outputs
+
+
+def _candidates(outputs: dict[str, Shape | None]) -> str:
+    """Return outputs with their shapes; where all are alike, such as those of U²-Net, with which is mostly the one."""
+    listed = ", ".join(f"{name} {in_words(shape)}" for name, shape in outputs.items())
+    alike = f"; all are alike, and mostly the first, {next(iter(outputs))}, is the main one"
+    return f"one of {listed}{alike if len(set(outputs.values())) == 1 else ''}"
 
 
 def _name_in(names: dict[str, Shape | None], given: str | None, option: str) -> str | None:
@@ -146,12 +207,53 @@ def _name_in(names: dict[str, Shape | None], given: str | None, option: str) -> 
     return next(iter(names)) if given is None and len(names) == 1 else given
 
 
-def _takes_pixels(shape: Shape | None) -> bool:
-    """Tell whether a graph that takes this shape takes pixels (N, h, w, C); if it does not say, it takes floats."""
-    return shape is not None and len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
+def _head(text: str | None) -> Head:
+    for head in get_args(Head):
+        if text == head:
+            return cast("Head", head)
+    raise CardError(f"card.head is {text!r}; expected one of {', '.join(get_args(Head))}")
 
 
-def _names(text: str) -> list[str]:
+def _planes(names: list[str], threshold: float | None) -> tuple[int, ...]:
+    """Return how many numbers a network of these classes may return for each pixel."""
+    if threshold is not None:
+        return (1,)
+    return (2, 1) if len(names) == 2 else (len(names),)
+
+
+def _preprocess(values: CardValues, taken: Taken) -> dict[str, Any]:
+    if taken.form == "pixels" and values.color_order == "BGR":
+        raise CardError(
+            "the graph takes pixels, which segship hands over in the order red, green, blue, and --color-order is BGR; "
+            "swap its channels inside the graph"
+        )
+    if taken.depth is not None and values.depth != taken.depth:
+        raise CardError(f"--depth is {values.depth}, but the graph takes {taken.depth}")
+    return {
+        "size": values.size,
+        "channels": taken.channels or (1 if values.color_order == "grey" else 3),
+        "depth": values.depth or "uint8",
+        "resize": values.resize or "stretch",
+        "fill": values.fill or 0,
+        "color_order": values.color_order,
+        "scale": values.scale,
+        "mean": _numbers(values.mean or "", "--mean"),
+        "std": _numbers(values.std or "", "--std"),
+    }
+
+
+def _dynamic(taken: Taken, returned: Returned) -> list[str]:
+    """Return the axes that a graph leaves open at both its ends."""
+    is_open = {
+        "batch": taken.has_open_batch and returned.has_open_batch,
+        "size": taken.has_open_size and returned.has_open_size,
+    }
+    return [axis for axis, value in is_open.items() if value]
+
+
+def _names(text: str | tuple[str, ...]) -> list[str]:
+    if isinstance(text, tuple):
+        return list(text)
     if not text.lower().endswith(".txt"):
         return [name.strip() for name in text.split(",")]
     path = Path(text)

@@ -40,15 +40,16 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
     task = card.task if card.task == "multiclass" else f"binary, {card.class_names[1]} above {card.threshold:g}"
     dynamic = f", open: {', '.join(card.dynamic)} (sides: multiples of {card.stride})" if card.dynamic else ""
     tiles = "" if card.tile_overlap is None else f", cut into tiles that overlap by {card.tile_overlap:.0%}"
-    kind = form.depth if card.input_form == "pixels" else "float32"
+    added = "" if form.resize == "stretch" else f", filled with {form.fill}"
+    coarse = "" if card.output_stride == 1 else f", one for {card.output_stride}×{card.output_stride} pixels"
     facts = [
         ("network", f"{network}, {card.precision}"),
         ("task", f"{task}, {card.num_classes} classes"),
         ("pictures", f"{form.depth}, {_order(form)}, brought to {height}×{width} (height × width){tiles}"),
-        ("resize", f"{form.resize}, {form.interpolation}" + (", in the graph" if card.frame else "")),
+        ("resize", f"{form.resize}, {form.interpolation}{added}" + (", in the graph" if card.frame else "")),
         ("normalise", _normalisation(form) + (", in the graph" if card.input_form == "pixels" else "")),
-        ("takes", f"{card.input_name} {_shape(card.input_shape)} {kind}{dynamic}"),
-        ("returns", f"{card.output_name} {_shape(card.output_shape)}: {card.head}"),
+        ("takes", f"{card.input_name} {_shape(card.input_shape)} {card.input_dtype}{dynamic}"),
+        ("returns", f"{card.output_name} {_shape(card.output_shape)}: {card.head}{coarse}"),
         ("dataset", f"{source.dataset or 'not recorded'}" + (f", epoch {source.epoch}" if source.epoch else "")),
         ("metrics", " ".join(f"{name} {value:.4g}" for name, value in source.metrics.items())),
         ("versions", " ".join(_pairs(source.versions))),

@@ -19,7 +19,8 @@ from segship.runtime.golden import Golden, read_golden
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.model_file import check_fits, content_sha256, read_card
 from segship.runtime.preprocess import FULL_SCALE
-from segship.runtime.segmenter import Result, Segmenter
+from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter
 
 REFERENCE_BACKEND: Final = "torch"
 """Runs checkpoints, not exported files."""

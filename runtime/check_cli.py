@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -62,7 +62,7 @@ def model(
     from segship.runtime.check import check_model
     from segship.runtime.files import write_text
     from segship.runtime.images import CONVERSIONS
-    from segship.runtime.sources import find_images
+    from segship.runtime.source_files import find_images
 
     check = check_model(
         file,
@@ -105,9 +105,19 @@ def model(
 @click.option(
     "--head",
     type=click.Choice(["logits", "probabilities", "labels"]),
-    help="What the graph returns.  [default: labels where it shows that]",
+    help="What the graph returns.  [default: what it shows]",
 )
 @click.option("--threshold", type=float, help="Of a binary network, between 0 and 1.")
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "letterbox", "pad"]),
+    help="How pictures are brought to the size.  [default: stretch]",
+)
+@click.option("--fill", type=int, help="Value of what letterbox and pad add.  [default: 0]")
+@click.option("--stride", type=int, help="That sides must be multiples of where the graph leaves them open.")
+@click.option(
+    "--output-stride", type=int, help="Pixels of the input to one of the output.  [default: by the graph, or 1]"
+)
 @click.option("--input-name", help="Of the graph.  [default: its only one]")
 @click.option("--output-name", help="Of the graph.  [default: its only one]")
 @click.option("--card", "card_path", type=_PATH, help="A whole card as a JSON file, in place of the values above.")
@@ -118,59 +128,77 @@ def model(
 def card(
     *,
     file: Path,
-    class_names: str | None,
-    size: tuple[int, int] | None,
-    mean: str | None,
-    std: str | None,
-    color_order: str | None,
-    scale: str | None,
-    depth: str | None,
-    head: str | None,
-    threshold: float | None,
-    input_name: str | None,
-    output_name: str | None,
     card_path: Path | None,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
+    **said: Any,
 ) -> None:
-    """Show the card of the model FILE; with values, or --card, give a model that has none its card."""
-    from segship.runtime.card_values import CardValues
+    """Show the card of the model FILE; with values, or --card, give a model that has none its card.
 
-    values = CardValues(
-        class_names, size, mean, std, color_order, scale, depth, head, threshold, input_name, output_name
-    )
+    What the graph shows, and what Ultralytics writes into its files, need not be said.
+    """
+    from segship.runtime.card_values import CardValues
+    from segship.runtime.foreign import foreign_card
+    from segship.runtime.model_file import has_card, read_card
+
+    values = CardValues(**said)
     if values and card_path is not None:
         raise click.UsageError("--card holds a whole card; give it alone, or give values")
-    if values or card_path is not None:
+    if values or card_path is not None or (output is not None and not has_card(file)):
         shown = _give_card(file, values, card_path, output or file, overwrite=overwrite)
     elif output is not None:
         raise click.UsageError(
             "-o writes a model with a new card; give --card FILE.json or values such as --class-names"
         )
     else:
-        from segship.runtime.model_file import read_card
-
-        shown = read_card(file)
+        shown = read_card(file) if has_card(file) else foreign_card(file)
     if as_json:
         click.echo(shown.to_json())
     elif not quiet:
         _show(output or file, shown)
 
 
+@seg_check.command(context_settings=_SETTINGS, short_help="Show which engines and devices work on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON document.")
+def env(*, as_json: bool) -> int:
+    """Show what is installed on this machine, and which engines work on which devices.
+
+    Each runs a graph of two nodes, in a process of its own. What is missing is no error: the line that installs it is
+    shown.
+    """
+    from rich.console import Console
+
+    from segship.runtime.check import installable_backends
+    from segship.runtime.environment import examine
+
+    click.echo("trying the engines …", err=True)
+    environment = examine(installable_backends())
+    if as_json:
+        click.echo(json.dumps(environment.to_plain(), ensure_ascii=False))
+    else:
+        from segship.runtime.environment_view import environment_view, install_lines
+
+        Console(highlight=False).print(environment_view(environment))
+        for line in install_lines(environment):
+            click.echo(line)
+    return EXIT_OK
+
+
 def _give_card(
     file: Path, values: "CardValues", card_path: Path | None, output: Path, *, overwrite: bool
 ) -> "ModelCard":
-    from segship.runtime.card_values import card_from_values, read_card_file
-    from segship.runtime.model_file import check_fits, has_card, read_onnx_header, write_card
+    from segship.runtime.card_values import read_card_file
+    from segship.runtime.foreign import card_for
+    from segship.runtime.model_file import check_fits, has_card, write_card
 
     if has_card(file) and not overwrite:
         raise CardError(f"{file} carries its own card, which says how it was trained; to replace it, add --overwrite")
     if output == file and not overwrite:
         raise OutputError(f"{file} would be changed; add --overwrite, or write the model elsewhere: -o FILE")
     _check_free(overwrite, output)
-    given = card_from_values(values, read_onnx_header(file)) if card_path is None else read_card_file(card_path)
+    given = card_for(file, values) if card_path is None else read_card_file(card_path)
     check_fits(file, given)
     write_card(file, given, output=output)
     return given

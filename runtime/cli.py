@@ -1,175 +1,129 @@
 """The command ``seg-infer``."""
 
-import json
-import sys
-import time
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import segship
-from segship.runtime.console import SizeType, chosen, run
-from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED, ImageError, SegshipError
+from segship.runtime.console import PixelsType, SizeType, chosen, run
+from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
-    from segship.runtime.outputs import OutputKind
-    from segship.runtime.segmenter import Result, Segmenter
-    from segship.runtime.sources import SourceFile
+    from segship.runtime.infer import Job
+    from segship.runtime.infer_report import Style
 
 _PATH = click.Path(path_type=Path)
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("model", type=_PATH)
-@click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
+@click.command(context_settings=_SETTINGS)
+@click.argument("model", type=_PATH, required=False)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
+@click.option("--backend", metavar="NAME", help="Engine: ort, tensorrt, opencv, openvino.  [default: ort, else opencv]")
 @click.option(
-    "--backend", metavar="NAME", help="Engine: ort, opencv or openvino.  [default: ort where installed, else opencv]"
+    "--device", default="auto", help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs."
 )
-@click.option("--device", default="auto", help="auto, cpu or cuda[:N]. What is asked for runs, or it is an error.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the CPUs it may use]")
+@click.option("--streams", type=click.IntRange(1), help="Runs of the network at once.  [default: by the job]")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Pictures in a run, where the graph allows it.")
 @click.option("--size", type=SizeType(), help="For a model of open size: what pictures are brought to.")
-@click.option("--out", type=_PATH, default=Path("segmented"), help="Folder to write to.")
-@click.option("--save", default="mask,overlay", metavar="KINDS", help="Any of mask,color,overlay; empty: nothing.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
+@click.option("--tile", type=SizeType(), help="Cut larger pictures into tiles of this size.  [default: the card's]")
+@click.option("--overlap", type=click.FloatRange(0, 0.9), help="Of tiles, a share.  [default: the card's, or 0.25]")
 @click.option(
-    "--convert",
-    default="",
-    metavar="WHAT",
-    help="Lossy conversions to allow, any of depth (16 to 8 bit), grey, alpha (drop it).",
+    "--max-pixels", type=PixelsType(), default="178956970", help="Refuse larger pictures, in pixels or millions."
 )
+@click.option("--convert", default="", metavar="WHAT", help="Lossy conversions to allow: depth, grey, alpha.")
 @click.option("--card", "card_path", type=_PATH, help="Card as a JSON file, for a model that carries none.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after so many pictures.")
+@click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are there: go on with a job.")
+@click.option("--latest/--every-frame", default=None, help="Of a live source: drop old frames, or fall behind.")
+@click.option("--out", type=_PATH, default=Path("segmented"), help="Folder to write to.")
+@click.option(
+    "--save",
+    default="mask,overlay",
+    metavar="KINDS",
+    help="Any of mask,color,overlay,side-by-side,cutout,probability,contours,video; empty: nothing.",
+)
+@click.option("--upscale", type=click.Choice(["logits", "labels"]), default="logits", help="What is brought to size.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
+@click.option("--legend", is_flag=True, help="Draw names and colours of the classes beside pictures.")
+@click.option("--palette", metavar="WHAT", help="voc, camvid, cityscapes, …; a file; or 1=0,0,255;car=#ff0000.")
+@click.option("--only", metavar="CLASSES", help="Tell of these only, by name or id: car,person.")
+@click.option("--min-area", type=click.IntRange(0), default=0, help="Objects of fewer pixels become what is around.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Rarer knobs; --set help lists them.")
+@click.option("--isolate", is_flag=True, help="Run the engine in a process of its own, which may crash.")
+@click.option("--prepare", is_flag=True, help="Only load the engine, and build what it caches.")
+@click.option("--ray", metavar="ADDRESS", help="Spread files over a Ray cluster; local starts one here.")
 @click.option("--overwrite", is_flag=True, help="Write over outputs that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document in place of lines.")
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a JSON document a picture, each in its line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 @click.version_option(segship.__version__)
-def seg_infer(
-    *,
-    model: Path,
-    sources: tuple[Path, ...],
-    backend: str | None,
-    device: str,
-    size: tuple[int, int] | None,
-    out: Path,
-    save: str,
-    alpha: float,
-    convert: str,
-    card_path: Path | None,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Segment pictures: SOURCEs are files and folders.
+def seg_infer(*, model: Path | None, sources: tuple[str, ...], **options: Any) -> int:
+    """Segment pictures and video with MODEL.
 
-    Masks are palette PNGs at the picture's own size: a viewer shows colours, a program reads class ids. A picture that
-    cannot be read is reported and skipped, and the exit status is then 3.
+    SOURCEs are pictures, folders, patterns, text files of paths, videos, cameras (camera:0), streams (rtsp://, http://)
+    and - for encoded pictures on standard input. A picture that cannot be read is reported and skipped, and the exit
+    status is then 3.
     """
-    import cv2
+    from segship.runtime.knobs import describe_knobs
 
-    from segship.runtime.card_values import read_card_file
+    if "help" in options["settings"]:
+        click.echo(describe_knobs())
+        return EXIT_OK
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    if not sources and not options["prepare"]:
+        raise click.UsageError("Missing argument 'SOURCE...': what is to be segmented?")
+    from segship.runtime.infer import infer, prepare_engine
+
+    job = _job(model, sources, options)
+    if options["prepare"]:
+        click.echo(f"ready: {prepare_engine(job)}")
+        return EXIT_OK
+    return EXIT_SKIPPED if infer(job) else EXIT_OK
+
+
+def _job(model: Path | None, sources: tuple[str, ...], options: dict[str, Any]) -> "Job":
+    """Turn options as they were typed into what they mean.
+
+    Raises:
+        click.UsageError: if one cannot be understood.
+    """
     from segship.runtime.images import CONVERSIONS
-    from segship.runtime.outputs import OUTPUT_KINDS, check_free, output_names, write_classes
-    from segship.runtime.segmenter import Segmenter
-    from segship.runtime.sources import find_images
+    from segship.runtime.infer import VIDEO, Job
+    from segship.runtime.knobs import read_knobs
+    from segship.runtime.outputs import OUTPUT_KINDS
 
-    kinds = chosen(save, OUTPUT_KINDS, "--save")
-    conversions = chosen(convert, CONVERSIONS, "--convert")
-    card = None if card_path is None else read_card_file(card_path)
-    with Segmenter(model, backend=backend, device=device, card=card, size=size, convert=conversions) as segmenter:
-        if segmenter.info.backend != "opencv":
-            cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
-        files = find_images(sources, leave_out=[out / kind for kind in OUTPUT_KINDS])
-        names = output_names(files)
-        if not overwrite:
-            check_free(out, kinds, names)
-        if "mask" in kinds:
-            write_classes(out / "mask", segmenter.card, overwrite=overwrite)
-
-        def write(number: int, result: "Result") -> "dict[OutputKind, Path]":
-            return result.save(out, kinds, name=names[number], alpha=alpha)
-
-        with _Report(segmenter, files, quiet=quiet, as_json=as_json) as report:
-            for result, written in segmenter.stream((file.path for file in files), then=write, on_error=report.skip):
-                report.show(result, written)
-        report.end(out if kinds else None)
-    return EXIT_SKIPPED if report.skipped else EXIT_OK
-
-
-class _Report:
-    """What one run of the command says while it goes on, and at its end."""
-
-    def __init__(self, segmenter: "Segmenter", files: "list[SourceFile]", *, quiet: bool, as_json: bool) -> None:
-        self._segmenter, self._files = segmenter, files
-        self._as_lines, self._as_json = not quiet and not as_json, as_json
-        self._done: list[dict[str, Any]] = []
-        self.skipped: list[dict[str, str]] = []
-        self._start = time.perf_counter()
-        self._bar: RichProgress | None = None
-        if not quiet and len(files) > 1 and sys.stderr.isatty() and not (self._as_lines and sys.stdout.isatty()):
-            self._bar = self._make_bar()  # where lines already scroll by on the screen, a bar would tell nothing more
-
-    def __enter__(self) -> Self:
-        if self._as_lines:
-            card = self._segmenter.card
-            name = card.network.arch if card.network else "network"
-            height, width = card.preprocess.size
-            tiles = "" if card.tile_overlap is None else f" tiles, {card.tile_overlap:.0%} overlap"
-            click.echo(f"{name} {height}×{width}{tiles}, {card.num_classes} classes, by {self._segmenter.info}")
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def skip(self, number: int, error: SegshipError) -> None:
-        if not isinstance(error, ImageError):  # of the model or the disk: the next picture would meet it too
-            raise error
-        self.skipped.append({"source": str(self._files[number].path), "error": str(error)})
-        click.echo(f"skipped: {error}", err=True)
-        self._advance()
-
-    def show(self, result: "Result", written: "dict[OutputKind, Path]") -> None:
-        height, width = result.labels.shape
-        if self._as_lines:
-            largest = sorted(result.areas.items(), key=lambda item: -item[1])
-            shares = "  ".join(f"{name} {share:.1%}" for name, share in largest if share)
-            click.echo(f"{result.source}  {width}×{height}  {shares}")
-        if self._as_json:
-            outputs = {kind: str(path) for kind, path in written.items()}
-            self._done.append(
-                {"source": result.source, "height": height, "width": width, "areas": result.areas}
-                | {"outputs": outputs, "timings": result.timings}
-            )
-        self._advance()
-
-    def end(self, out: Path | None) -> None:
-        seconds = time.perf_counter() - self._start
-        done = len(self._files) - len(self.skipped)
-        if self._as_json:
-            found = {"seconds": seconds, "images": self._done, "skipped": self.skipped}
-            click.echo(json.dumps(self._segmenter.describe() | found, ensure_ascii=False))
-        elif self._as_lines:
-            skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-            written = f" → {out}/" if out and done else ""
-            pictures = "1 picture" if done == 1 else f"{done} pictures"
-            click.echo(f"{pictures}{skipped} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
-
-    def _make_bar(self) -> "RichProgress":
-        from rich.console import Console
-        from rich.progress import Progress
-
-        bar = Progress(console=Console(stderr=True), transient=True)
-        bar.add_task("segmenting", total=len(self._files))
-        return bar
-
-    def _advance(self) -> None:
-        if self._bar:
-            self._bar.advance(self._bar.task_ids[0])
+    if sum(options[name] for name in ("as_json", "as_jsonl", "quiet")) > 1:
+        raise click.UsageError("--json, --jsonl and --quiet say what is printed; give one of them")
+    kinds = chosen(options["save"], (*OUTPUT_KINDS, VIDEO), "--save")
+    style: Style = "json" if options["as_json"] else "jsonl" if options["as_jsonl"] else "lines"
+    own = {field.name for field in dataclasses.fields(Job)} & options.keys()
+    return Job(
+        model=model,
+        sources=sources,
+        knobs=read_knobs(
+            options["settings"],
+            threads=options["threads"],
+            min_area_px=options["min_area"],
+            alpha=options["alpha"],
+            legend=options["legend"] or None,
+        ),
+        kinds=tuple(kind for kind in OUTPUT_KINDS if kind in kinds),
+        video=VIDEO in kinds,
+        convert=chosen(options["convert"], CONVERSIONS, "--convert"),
+        style="quiet" if options["quiet"] else style,
+        **{name: options[name] for name in own - {"convert"}},
+    )
 
 
 def main() -> NoReturn:
     """Run ``seg-infer``."""
     run(seg_infer)
+
+
+if __name__ == "__main__":
+    main()

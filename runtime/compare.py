@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard, Precision
 from segship.runtime.labels import Labels, labels_from_logits, probabilities_from_logits, resize_labels, upscale
-from segship.runtime.segmenter import Result, Segmenter, Stages
+from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter, Stages
 
 ABSOLUTE_TOLERANCE: Final = 1e-4
 RELATIVE_TOLERANCE: Final = 1e-3

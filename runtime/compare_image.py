@@ -9,7 +9,7 @@ import numpy as np
 from segship.runtime.compare import Expected
 from segship.runtime.labels import labels_from_logits, resize_labels
 from segship.runtime.render import RgbImage, color_image, contact_sheet, displayable
-from segship.runtime.segmenter import Result
+from segship.runtime.result import Result
 
 _DIFFERENT: Final = (255, 0, 0)
 _TITLES: Final = ["picture", "expected", "found", "different"]

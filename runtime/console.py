@@ -32,6 +32,20 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic from click
         return int(sides[0]), int(sides[-1])
 
 
+class PixelsType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A number of pixels, or of millions of them with an ``M``."""
+
+    name = "N[M]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the text that was given."""
+        text = str(value).strip().upper()
+        number = text.removesuffix("M")
+        if not (number.isascii() and number.isdecimal() and 0 < int(number) < 10**12):
+            self.fail(f"{value!r} is no number of pixels; expected one such as 500000000, or 500M", param, ctx)
+        return int(number) * (1_000_000 if text.endswith("M") else 1)
+
+
 def chosen(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
     """Return which of the ``known`` names a comma-separated list names, in their own order and once each.
 

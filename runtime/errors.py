@@ -8,7 +8,8 @@
     │   └── LossyConversionError  it can, but not without losing something
     ├── ModelError           a model file is no ONNX file, is damaged, or does not match its card
     ├── BackendError         an engine is missing or refuses the model
-    │   └── DeviceError      the device asked for is not there, or not what would run
+    │   ├── DeviceError      the device asked for is not there, or not what would run
+    │   └── EngineCrashError an isolated engine died of a batch; the next one gets a new engine
     ├── DatasetError         a dataset is incomplete or its labels are wrong
     ├── CheckpointError      a checkpoint is missing, damaged or of another network
     ├── TrainingError        a training run cannot go on
@@ -85,6 +86,10 @@ class BackendError(SegshipError):
 
 class DeviceError(BackendError):
     """The device asked for is not there, or is not the one that would run."""
+
+
+class EngineCrashError(BackendError):
+    """An isolated engine died of one batch, or was ended since it did not answer; the next one gets a new engine."""
 
 
 class DatasetError(SegshipError):

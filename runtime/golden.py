@@ -227,7 +227,7 @@ def _read_example(archive: zipfile.ZipFile, number: int, name: str, card: ModelC
         raise ValueError(f"{name}: the picture is empty")
     resized = read_if_there("resized", (form.depth, "float32"), (*form.size, form.channels))
     normalised = read_if_there("normalised", ("float32",), (1, form.channels, *form.size))
-    size = decoded.shape[:2] if parted else card.frame or form.size
+    size = decoded.shape[:2] if parted else card.frame or form.content_size(decoded.shape)
     logits = None if card.head == "labels" else read("logits", ("float32",), (card.num_logits, *size))
     labels = read("labels", (np.dtype(labels_dtype(card.num_classes)).name,), size)
     if labels.max() >= card.num_classes:

@@ -5,8 +5,8 @@ scale stays full scale), the turn that EXIF asks for. What loses something is re
 that asks for it.
 """
 
-import struct
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -14,43 +14,59 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
-from PIL.Image import Transpose
 
 from segship.runtime.errors import ImageError, LossyConversionError
+from segship.runtime.image_decoding import decode_bytes, decode_file, decode_image
+from segship.runtime.image_opening import printable
 from segship.runtime.preprocess import FULL_SCALE, Depth, Image
 
 Conversion = Literal["depth", "grey", "alpha"]
 """A lossy conversion: 16 to 8 bit, colour to grey, dropping transparency."""
 CONVERSIONS: Final[tuple[Conversion, ...]] = get_args(Conversion)
 
-ImageSource = str | Path | PillowImage.Image | NDArray[Any]
-"""A path, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) in red, green, blue order, uint8 or uint16."""
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a TIFF.
+
+    Attributes:
+        path: of the file.
+        number: of the page, from 0; messages and outputs count from 1.
+    """
+
+    path: Path
+    number: int
+
+
+ImageSource = str | Path | Page | bytes | PillowImage.Image | NDArray[Any]
+"""A path, a page, the bytes of one encoded picture, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3) in red,
+green, blue order, uint8 or uint16."""
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-_EXIF_ORIENTATION: Final = 0x0112
-_UPRIGHT: Final = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-_DECODER_ERRORS: Final = (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, TypeError, KeyError)
-"""What Pillow's decoders raise on damaged files; decompression bombs come apart."""
+MAX_PIXELS: Final = 178_956_970
+"""Pixels that an encoded picture may have unless more are allowed: as many as Pillow decodes."""
 
 
-def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Collection[Conversion] = ()) -> Image:
+def read_image(
+    source: ImageSource | ImageError,
+    *,
+    channels: int,
+    depth: Depth,
+    convert: Collection[Conversion] = (),
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> Image:
     """Read a picture and bring it into the form that a network takes.
 
     Args:
-        source: where the picture comes from. Pillow images and files are turned upright as their EXIF data say.
+        source: where the picture comes from. Pillow images and files are turned upright as their EXIF data say. An
+            error that was met on the way to a picture is raised here, where it is reported with those of reading.
         channels: to arrive at, 1 or 3.
         depth: to arrive at.
         convert: lossy conversions that are allowed.
+        max_pixels: encoded pictures of more are refused before they are decoded.
+        name: what messages call the picture; None: :func:`source_name`.
 
     Returns:
         (H, W, channels) of type ``depth``, in red, green, blue order where there are three channels, upright.
@@ -59,13 +75,41 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
         ImageError: if it cannot be read.
         LossyConversionError: if it fits only with a conversion that ``convert`` does not allow.
     """
-    name = source_name(source)
-    if isinstance(source, np.ndarray):
-        picture = _check_array(source)
-    elif isinstance(source, PillowImage.Image):
-        picture = _decode(source, name)
-    else:
-        picture = _read_file(Path(source))
+    if isinstance(source, ImageError):
+        raise source
+    name = source_name(source) if name is None else name
+    match source:
+        case np.ndarray():
+            picture = _check_array(source)
+        case PillowImage.Image():
+            picture = decode_image(source, name)
+        case bytes():
+            picture = decode_bytes(source, name, max_pixels=max_pixels)
+        case Page(path, number):
+            picture = decode_file(path, name, page=number, max_pixels=max_pixels)
+        case _:
+            picture = decode_file(Path(source), name, max_pixels=max_pixels)
+    return in_form(picture, channels=channels, depth=depth, convert=convert, name=name)
+
+
+def in_form(
+    picture: NDArray[Any], *, channels: int, depth: Depth, convert: Collection[Conversion] = (), name: str
+) -> Image:
+    """Bring a decoded picture into the form that a network takes.
+
+    Args:
+        picture: (H, W, 1…4), uint8 or uint16 of any byte order: grey, grey and alpha, RGB, RGBA.
+        channels: to arrive at, 1 or 3.
+        depth: to arrive at.
+        convert: lossy conversions that are allowed.
+        name: of the picture, for messages.
+
+    Returns:
+        (H, W, channels) of type ``depth``, in red, green, blue order where there are three channels.
+
+    Raises:
+        LossyConversionError: if it fits only with a conversion that ``convert`` does not allow.
+    """
     picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)  # OpenCV takes any bytes for native ones
     picture = _without_alpha(picture, convert, name)
     picture = _with_channels(picture, channels, convert, name)
@@ -74,107 +118,17 @@ def read_image(source: ImageSource, *, channels: int, depth: Depth, convert: Col
 
 def source_name(source: object) -> str:
     """Return what to call a source in messages and results."""
-    if isinstance(source, np.ndarray):
-        return "array"
-    return str(getattr(source, "filename", "") or "image") if isinstance(source, PillowImage.Image) else str(source)
-
-
-def _read_file(path: Path) -> NDArray[Any]:
-    try:
-        # Not by its path: Pillow then maps uncompressed TIFFs into memory, and scrambles those to be turned by 90°.
-        with path.open("rb") as file, PillowImage.open(file) as image:
-            return _decode(image, str(path), path)
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: no picture that can be read (its content is of no known image format)") from None
-    except PillowImage.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large to be a picture; scale it down or cut it up ({error})") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except _DECODER_ERRORS as error:
-        raise ImageError(f"{path}: damaged picture ({error})") from error
-
-
-def _decode(image: PillowImage.Image, name: str, path: Path | None = None) -> NDArray[Any]:
-    """Decode to (H, W, 1…4), uint8 or uint16, upright; Pillow does it, since OpenCV completes truncated files."""
-    try:
-        deep = any(";16" in str(tile[3]) for tile in _tiles(image))  # first: getexif loads a PNG
-        deep_color = deep and not image.mode.startswith("I;16")
-        if deep_color and path is None:
-            raise ImageError(f"{name}: Pillow keeps 8 of the 16 bits of its colours; give the path of the file instead")
-        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-        if pages > 1:
-            raise ImageError(f"{name}: the file holds {pages} pages; save the one that is meant on its own")
-        image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)  # last: load turns a TIFF
-        if deep_color and path is not None:  # Pillow keeps only 8 of a colour channel's 16 bits
-            picture = _decode_deep_color(path)
-        else:
-            picture = np.asarray(_in_plain_mode(image, name))
-    except _DECODER_ERRORS as error:
-        raise ImageError(f"{name}: damaged picture ({error})") from error
-    if picture.ndim == 2:
-        picture = picture[..., None]
-    return _turned(picture, _UPRIGHT.get(orientation))
-
-
-def _tiles(image: PillowImage.Image) -> list[Any]:
-    return list(getattr(image, "tile", []))
-
-
-def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
-    """Convert to L, LA, RGB, RGBA or 16-bit grey, none of which loses anything of the modes that are converted."""
-    transparent = "transparency" in image.info
-    match image.mode:
-        case "L" | "RGB" if not transparent:
-            return image
-        case "LA" | "RGBA" | "I;16" | "I;16B":
-            return image
-        case "1" if not transparent:
-            return image.convert("L")
-        case "1" | "L":
-            return image.convert("LA")
-        case "PA" | "RGBa" | "La" | "RGB":
-            return image.convert("RGBA")
-        case "P":
-            return image.convert("RGBA" if transparent else "RGB")
-        case "I;16L" | "I;16N":
-            return image.convert("I;16")
-        case "CMYK" | "YCbCr" | "HSV" | "RGBX":
-            return image.convert("RGB")
-    raise ImageError(
-        f"{name}: pictures of mode {image.mode} (32-bit or of an unusual colour space) are not read; "
-        "convert it to 8- or 16-bit grey or RGB"
-    )
-
-
-def _decode_deep_color(path: Path) -> NDArray[Any]:
-    encoded = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.dtype != np.uint16 or picture.ndim != 3:
-        raise ImageError(f"{path}: 16-bit colour of this kind cannot be decoded")
-    order = [2, 1, 0, 3][: picture.shape[2]]
-    return np.asarray(picture)[..., order]
-
-
-def _turned(picture: NDArray[Any], turn: Transpose | None) -> NDArray[Any]:
-    match turn:
-        case None:
-            return picture
-        case Transpose.FLIP_LEFT_RIGHT:
-            turned = picture[:, ::-1]
-        case Transpose.ROTATE_180:
-            turned = picture[::-1, ::-1]
-        case Transpose.FLIP_TOP_BOTTOM:
-            turned = picture[::-1]
-        case Transpose.TRANSPOSE:
-            turned = picture.transpose(1, 0, 2)
-        case Transpose.ROTATE_270:
-            turned = np.rot90(picture, -1)
-        case Transpose.TRANSVERSE:
-            turned = picture.transpose(1, 0, 2)[::-1, ::-1]
-        case Transpose.ROTATE_90:
-            turned = np.rot90(picture)
-    return np.ascontiguousarray(turned)
+    match source:
+        case np.ndarray():
+            return "array"
+        case PillowImage.Image():
+            filename = getattr(source, "filename", "")
+            return printable(filename) if filename else "image"
+        case Page(path, number):
+            return f"{printable(path)}[page {number + 1}]"
+        case str() | Path():
+            return printable(source)
+    return "image"
 
 
 def _check_array(array: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ of the weights is needed. A ``.safetensors`` file starts with the length of a JS
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,29 @@ from segship.runtime.card import CARD_KEY, MAX_CARD_BYTES, ModelCard, Shape
 from segship.runtime.errors import CardError, ModelError
 from segship.runtime.external_data import external_files
 from segship.runtime.files import replacing
-from segship.runtime.protobuf import fields, length_field, mapped, parts, strings, varint
+from segship.runtime.protobuf import Buffer, fields, length_field, mapped, parts, strings, varint
 
 CHECKPOINT_SUFFIX: Final = ".safetensors"
 
 _MODEL_GRAPH, _MODEL_OPSET_IMPORT, _MODEL_METADATA_PROPS = 7, 8, 14
-_GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
+_GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
+_TENSOR_NAME = 8
+_FLOATS: Final = ("float32", "float16")
+_ELEMENT_TYPES: Final = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    16: "bfloat16",
+}
 _MAX_HEADER_BYTES: Final = 100 << 20  # what the safetensors library itself allows
 
 
@@ -32,14 +49,18 @@ class OnnxHeader:
     Attributes:
         opset: version of the default operator set.
         metadata: the ``metadata_props``.
-        inputs: of the graph, by name, with their shapes; None where the graph tells none.
+        inputs: of the graph, by name, with their shapes; None where the graph tells none. Weights that old files count
+            among the inputs are left out.
         outputs: likewise.
+        types: of the elements of inputs and outputs, by name, as numpy calls them, and ``bfloat16``; what the graph
+            does not tell is left out.
     """
 
     opset: int
     metadata: dict[str, str]
     inputs: dict[str, Shape | None]
     outputs: dict[str, Shape | None]
+    types: dict[str, str] = field(default_factory=dict)
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
@@ -52,13 +73,19 @@ def read_onnx_header(path: Path) -> OnnxHeader:
     has_graph = False
     metadata: dict[str, str] = {}
     values: dict[int, dict[str, Shape | None]] = {_GRAPH_INPUT: {}, _GRAPH_OUTPUT: {}}
+    types: dict[str, str] = {}
+    weights: set[str] = set()
     with mapped(path) as data:
         for number, start, end in fields(data, 0, len(data)):
             if number == _MODEL_GRAPH:
                 has_graph = True
                 for part, part_start, part_end in fields(data, start, end):
                     if part in values:
-                        values[part].update([_value_info(data[part_start:part_end])])
+                        name, shape, element = _value_info(data[part_start:part_end])
+                        values[part][name] = shape
+                        types.update({name: _ELEMENT_TYPES[element]} if element in _ELEMENT_TYPES else {})
+                    elif part == _GRAPH_INITIALIZER:
+                        weights.add(_tensor_name(data, part_start, part_end))
             elif number == _MODEL_OPSET_IMPORT:
                 domain, version = _opset_import(data[start:end])
                 opset = version if domain in ("", "ai.onnx") else opset
@@ -67,7 +94,11 @@ def read_onnx_header(path: Path) -> OnnxHeader:
                 metadata[entry.get(1, "")] = entry.get(2, "")
     if not has_graph or not opset:
         raise ModelError(f"{path} is no ONNX file: it holds no graph or names no opset")
-    return OnnxHeader(opset, metadata, values[_GRAPH_INPUT], values[_GRAPH_OUTPUT])
+    inputs = {name: shape for name, shape in values[_GRAPH_INPUT].items() if name not in weights}
+    outputs = values[_GRAPH_OUTPUT]
+    return OnnxHeader(
+        opset, metadata, inputs, outputs, {name: types[name] for name in types if name in inputs or name in outputs}
+    )
 
 
 def read_card(path: Path) -> ModelCard:
@@ -192,6 +223,7 @@ def check_fits(path: Path, card: ModelCard) -> None:
             f"{path} has inputs {list(header.inputs)} and outputs {list(header.outputs)}; "
             f"its card says {card.input_name!r} and {card.output_name!r}"
         )
+    _check_types(path, header, card)
     for what, got, expected in (
         ("takes pictures", header.inputs[card.input_name], card.input_shape),
         (f"returns {card.head}", header.outputs[card.output_name], card.output_shape),
@@ -201,6 +233,21 @@ def check_fits(path: Path, card: ModelCard) -> None:
                 f"{path}: its card says that it {what} {_in_words(expected)}, but its graph has {_in_words(got)} "
                 "there; this card is not this model's"
             )
+
+
+def _check_types(path: Path, header: OnnxHeader, card: ModelCard) -> None:
+    takes, expected = header.types.get(card.input_name), card.input_dtype
+    if takes not in (None, expected):
+        raise ModelError(
+            f"{path}: its card says that it takes {expected}, but its graph takes {takes}; "
+            "this card is not this model's"
+        )
+    returns = header.types.get(card.output_name)
+    if returns is not None and card.head != "labels" and returns not in _FLOATS:
+        raise ModelError(
+            f"{path}: its card says that it returns {card.head}, but its graph returns {returns}; "
+            f"expected {' or '.join(_FLOATS)}: this card is not this model's"
+        )
 
 
 def _agree(shape: Shape, expected: Shape) -> bool:
@@ -237,11 +284,26 @@ def _opset_import(message: bytes) -> tuple[str, int]:
     return domain, version
 
 
-def _value_info(message: bytes) -> tuple[str, Shape | None]:
-    """Name and shape of a ``ValueInfoProto``; the shape lies in type (2), tensor_type (1), shape (2), dim (1)."""
+def _value_info(message: bytes) -> tuple[str, Shape | None, int]:
+    """Name, shape and element type of a ``ValueInfoProto``, the last one 0 where it is not told.
+
+    They lie in type (2), tensor_type (1), and there the element type in elem_type (1) and the shape in shape (2),
+    dim (1).
+    """
     name = b"".join(parts(message, 1)).decode("utf-8")
-    shapes = [shape for kind in parts(message, 2) for tensor in parts(kind, 1) for shape in parts(tensor, 2)]
-    return name, tuple(_dimension(dim) for dim in parts(shapes[0], 1)) if shapes else None
+    tensors = [tensor for kind in parts(message, 2) for tensor in parts(kind, 1)]
+    shapes = [shape for tensor in tensors for shape in parts(tensor, 2)]
+    elements = [varint(element, 0)[0] for tensor in tensors for element in parts(tensor, 1)]
+    shape = tuple(_dimension(dim) for dim in parts(shapes[0], 1)) if shapes else None
+    return name, shape, elements[0] if elements else 0
+
+
+def _tensor_name(data: Buffer, at: int, end: int) -> str:
+    """Name of a ``TensorProto``, whose values are stepped over."""
+    for number, start, stop in fields(data, at, end):
+        if number == _TENSOR_NAME:
+            return data[start:stop].decode("utf-8")
+    return ""
 
 
 def _dimension(message: bytes) -> int | None:

@@ -1,42 +1,133 @@
-"""Where the pictures of results go: a tree that mirrors the input's, ``out/KIND/…/name.png``."""
+"""Files of results: which kinds there are, where they go (``out/KIND/…/name.SUFFIX``), and writing them."""
 
 import collections
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, assert_never, get_args
 
 from segship.runtime.card import ModelCard
+from segship.runtime.class_choice import foreground_ids
 from segship.runtime.errors import OutputError
 from segship.runtime.files import write_text
-from segship.runtime.sources import SourceFile
+from segship.runtime.render import (
+    DEFAULT_ALPHA,
+    RgbImage,
+    color_image,
+    cutout_image,
+    overlay_image,
+    side_by_side_image,
+    write_mask,
+    write_pixels,
+)
 
-OutputKind = Literal["mask", "color", "overlay"]
+if TYPE_CHECKING:
+    from segship.runtime.result import Result
+
+OutputKind = Literal["mask", "color", "overlay", "side-by-side", "cutout", "probability", "contours"]
+"""What is written of a result.
+
+- ``mask``: PNG of class ids, with the card's palette; 16-bit grey above 256 classes.
+- ``color``: PNG of the classes' colours, black where there is no class.
+- ``overlay``: PNG of the picture under the colours.
+- ``side-by-side``: PNG of the picture, and the colours to its right.
+- ``cutout``: PNG of the picture with the foreground's probability as its alpha channel.
+- ``probability``: 16-bit grey PNG of the class that won, or of a binary network's object; or npz of all classes.
+- ``contours``: GeoJSON polygons, or COCO's run lengths, of each connected region.
+"""
 OUTPUT_KINDS: Final[tuple[OutputKind, ...]] = get_args(OutputKind)
 
+_SUFFIXES: Final = {"npz": ".npz", "png": ".png", "geojson": ".geojson", "coco": ".json"}
 
-def output_paths(out: Path, kinds: Sequence[OutputKind], name: str | Path) -> dict[OutputKind, Path]:
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How results are drawn and written.
+
+    Attributes:
+        alpha: opacity of the colours in overlays, 0…1.
+        legend: draw a legend below color, overlay and side-by-side, which makes these pictures higher.
+        legend_ids: classes to list in it, in this order; None: those in the picture, by area.
+        probabilities: ``png`` or ``npz``.
+        contours: ``geojson`` or ``coco``.
+        foreground: classes that a cutout keeps; None: all but the background.
+    """
+
+    alpha: float = DEFAULT_ALPHA
+    legend: bool = False
+    legend_ids: tuple[int, ...] | None = None
+    probabilities: Literal["png", "npz"] = "png"
+    contours: Literal["geojson", "coco"] = "geojson"
+    foreground: frozenset[int] | None = None
+
+
+DEFAULT_OPTIONS: Final = OutputOptions()
+
+
+def output_paths(
+    out: Path, kinds: Sequence[OutputKind], name: str | Path, options: OutputOptions = DEFAULT_OPTIONS
+) -> dict[OutputKind, Path]:
     """Return the file of each kind of output for the picture called ``name`` (without suffix)."""
-    return {kind: out / kind / f"{name}.png" for kind in kinds}
+    formats = {"probability": options.probabilities, "contours": options.contours}
+    return {kind: out / kind / f"{name}{_SUFFIXES[formats.get(kind, 'png')]}" for kind in kinds}
 
 
-def output_names(files: Sequence[SourceFile]) -> list[Path]:
+def write_outputs(result: "Result", paths: Mapping[OutputKind, Path], options: OutputOptions = DEFAULT_OPTIONS) -> None:
+    """Write files of a result, each whole or not at all, over what is there.
+
+    Args:
+        result: of one picture.
+        paths: where each kind goes, as :func:`output_paths` says.
+        options: how they are drawn and written.
+
+    Raises:
+        OutputError: if a place cannot be written; or if a cutout is asked for and nothing says what is foreground.
+        ModelError: if the graph returns labels and probabilities are asked for.
+    """
+    for kind, path in paths.items():
+        _write(kind, path, result, options)
+
+
+def overlay_picture(result: "Result", options: OutputOptions = DEFAULT_OPTIONS) -> RgbImage:
+    """Draw the overlay of a result, with its legend where one is asked for, (H, W, 3) uint8 RGB."""
+    overlay = overlay_image(result.image, result.labels, result.card, options.alpha)
+    return _with_legend(overlay, result, options)
+
+
+def check_outputs(kinds: Sequence[OutputKind], card: ModelCard, options: OutputOptions = DEFAULT_OPTIONS) -> None:
+    """Check that a model's results have these kinds of output at all, before the first picture is read.
+
+    Raises:
+        OutputError: if not, saying why.
+    """
+    if "cutout" in kinds and options.foreground is None:
+        foreground_ids(card)
+    if "probability" in kinds and card.head == "labels":
+        raise OutputError(
+            "this model returns labels, so there are no probabilities to save; export it with --head logits"
+        )
+
+
+def output_names(places: Sequence[Path]) -> list[Path]:
     """Name each picture's outputs by its place.
 
     Pictures that differ in their suffix only keep it (``name.jpg``, ``name.png``), so that none writes over another.
     """
-    stems = [file.place.with_suffix("") for file in files]
-    taken = collections.Counter(str(path).casefold() for path in [*stems, *(file.place for file in files)])
-    return [stem if taken[str(stem).casefold()] == 1 else file.place for stem, file in zip(stems, files, strict=True)]
+    stems = [place.with_suffix("") for place in places]
+    taken = collections.Counter(str(path).casefold() for path in [*stems, *places])
+    return [stem if taken[str(stem).casefold()] == 1 else place for stem, place in zip(stems, places, strict=True)]
 
 
-def check_free(out: Path, kinds: Sequence[OutputKind], names: Sequence[Path]) -> None:
+def check_free(
+    out: Path, kinds: Sequence[OutputKind], names: Sequence[Path], options: OutputOptions = DEFAULT_OPTIONS
+) -> None:
     """Check that no output is there already.
 
     Raises:
         OutputError: naming one that is, and how many are.
     """
-    paths = [path for name in names for path in output_paths(out, kinds, name).values()]
+    paths = [path for name in names for path in output_paths(out, kinds, name, options).values()]
     if existing := [path for path in paths if path.exists()]:
         raise OutputError(
             f"{existing[0]} is there already ({len(existing)} of {len(paths)} outputs are); "
@@ -58,3 +149,43 @@ def write_classes(folder: Path, card: ModelCard, *, overwrite: bool) -> None:
     if not overwrite and path.exists() and path.read_bytes() != text.encode():
         raise OutputError(f"{path} names other classes than this model has; add --overwrite, or choose another --out")
     write_text(path, text)
+
+
+def _write(kind: OutputKind, path: Path, result: "Result", options: OutputOptions) -> None:
+    image, labels, card = result.image, result.labels, result.card
+    match kind:
+        case "mask":
+            write_mask(path, labels, card)
+        case "color":
+            write_pixels(path, _with_legend(color_image(labels, card), result, options))
+        case "overlay":
+            write_pixels(path, overlay_picture(result, options))
+        case "side-by-side":
+            write_pixels(path, _with_legend(side_by_side_image(image, labels, card), result, options))
+        case "cutout":
+            from segship.runtime.probability import foreground_opacity
+
+            foreground = foreground_ids(card) if options.foreground is None else options.foreground
+            write_pixels(path, cutout_image(image, foreground_opacity(result, foreground)))
+        case "probability":
+            from segship.runtime.probability import probability_image, write_probabilities
+
+            if options.probabilities == "npz":
+                write_probabilities(path, result)
+            else:
+                write_pixels(path, probability_image(result))
+        case "contours":
+            from segship.runtime.contours import write_contours
+
+            write_contours(path, result, as_coco=options.contours == "coco")
+        case _:
+            assert_never(kind)
+
+
+def _with_legend(picture: RgbImage, result: "Result", options: OutputOptions) -> RgbImage:
+    if not options.legend:
+        return picture
+    from segship.runtime.legend import ids_by_area, with_legend
+
+    ids = ids_by_area(result.labels, result.card) if options.legend_ids is None else options.legend_ids
+    return with_legend(picture, result.card, ids)

@@ -1,7 +1,7 @@
 """From a decoded picture to the network's input: one definition for training, parity and runtime.
 
-Two halves. *Geometry* (resize) is OpenCV on the picture's own integer type; the trainer calls it before
-augmentation and the runtime calls it before the network. *Gain and bias* (scale, mean, standard deviation) come
+Two halves. *Geometry* (resize, letterbox, pad) is OpenCV on the picture's own integer type; the trainer calls it
+before augmentation and the runtime calls it before the network. *Gain and bias* (scale, mean, standard deviation) come
 after; here in numpy, and as a torch module for the training device in ``segship.training.gain_bias``, which a test
 proves equal to this one.
 """
@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segship.runtime.errors import CardError
+from segship.runtime.errors import CardError, ImageError
 from segship.runtime.labels import resize_labels
 
 Depth = Literal["uint8", "uint16"]
 ColorOrder = Literal["RGB", "BGR", "grey"]
 Scale = Literal["full_scale", "image_max"]
+Resize = Literal["stretch", "letterbox", "pad"]
 Interpolation = Literal["linear_exact", "linear_float"]
 
 Image = NDArray[Any]
@@ -37,13 +38,17 @@ class Preprocess:
         size: (height, width) in pixels that the network gets.
         channels: 1 or 3.
         depth: the integer type that pictures are kept in up to the normalisation. A 16-bit picture stays 16-bit.
-        resize: ``stretch``: both sides are scaled to ``size``, whatever the aspect ratio.
+        resize: ``stretch``: both sides are scaled to ``size``, whatever the aspect ratio. ``letterbox``: both are
+            scaled alike, so that the picture just fits into ``size``, and lies in its middle. ``pad``: it is not
+            scaled, and lies at the top left. :meth:`content` says where, to the pixel.
+        fill: value, in the picture's own depth, of the pixels that ``letterbox`` and ``pad`` add, in all channels.
         interpolation: ``linear_exact``: OpenCV's ``INTER_LINEAR_EXACT`` on the picture's own integers, bit-exact on
             every machine; ``linear_float``: linear in float32, without antialiasing and without rounding, which is
             what a graph that resizes frames itself computes.
         color_order: order of the network's channels.
         scale: ``full_scale`` divides by the largest value the depth holds; ``image_max`` by the largest value in the
-            picture (the convention of U²-Net's published weights). A black picture is scaled to 0.
+            picture (the convention of U²-Net's published weights). A black picture is scaled to 0. What is filled in
+            must then be black, so that the largest value is always the picture's own.
         mean: subtracted after scaling, per channel, in the network's channel order.
         std: divided by after that, per channel.
     """
@@ -51,7 +56,8 @@ class Preprocess:
     size: tuple[int, int]
     channels: int = 3
     depth: Depth = "uint8"
-    resize: Literal["stretch"] = "stretch"
+    resize: Resize = "stretch"
+    fill: int = 0
     interpolation: Interpolation = "linear_exact"
     color_order: ColorOrder = "RGB"
     scale: Scale = "full_scale"
@@ -71,19 +77,81 @@ class Preprocess:
                 f"preprocess.channels is {self.channels} and color_order {self.color_order!r}; "
                 "expected 3 with RGB or BGR, 1 with grey"
             )
+        self._check_fill()
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels or not all(map(math.isfinite, values)):
                 raise CardError(f"preprocess.{name} is {values}; expected {self.channels} finite numbers")
         if min(self.std) <= 0:
             raise CardError(f"preprocess.std is {self.std}; every value must be above 0")
 
-    def geometry(self, image: Image) -> Image:
-        """Resize a picture (H, W, C) of the card's depth and channels to ``size``.
+    def _check_fill(self) -> None:
+        full = FULL_SCALE[self.depth]
+        if not 0 <= self.fill <= full:
+            raise CardError(f"preprocess.fill is {self.fill}; expected 0…{full}, the values of {self.depth} pictures")
+        if self.fill and self.resize == "stretch":
+            raise CardError(
+                f"preprocess.fill is {self.fill} and resize is stretch, which adds nothing to fill; "
+                "leave fill out, or take letterbox or pad"
+            )
+        if self.fill and self.scale == "image_max":
+            raise CardError(
+                f"preprocess.fill is {self.fill} and scale is image_max, which would count the filling as a part of "
+                "the picture; expected fill 0"
+            )
 
-        The type stays; ``linear_float`` turns it into float32 where it resizes.
+    def content(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Return where in ``size`` a picture lies: its rows and its columns.
+
+        ``letterbox`` scales both sides by s = min(h / H, w / W), in float64, to round(s · H) and round(s · W) pixels, a
+        half to the even number and at least 1. Of the rows and columns that are added, half lie before the picture,
+        and the odd one after it.
+
+        Args:
+            shape: of the picture, (H, W) or (H, W, C).
+
+        Raises:
+            ImageError: if it is larger than the size that it is to be padded to.
         """
         height, width = self.size
-        if image.shape[:2] == self.size:
+        if self.resize == "stretch":
+            return slice(0, height), slice(0, width)
+        if self.resize == "pad":
+            if shape[0] > height or shape[1] > width:
+                raise ImageError(
+                    f"a picture of {shape[0]}×{shape[1]} pixels (height × width) does not fit into the "
+                    f"{height}×{width} that it is to be padded to; make it smaller, or run it tile by tile"
+                )
+            return slice(0, shape[0]), slice(0, shape[1])
+        scale = min(height / shape[0], width / shape[1])
+        rows, columns = (max(1, round(scale * side)) for side in shape[:2])
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return slice(top, top + rows), slice(left, left + columns)
+
+    def content_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return how many rows and columns of ``size`` a picture of this shape takes up; see :meth:`content`."""
+        rows, columns = self.content(shape)
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    def geometry(self, image: Image) -> Image:
+        """Bring a picture (H, W, C) of the card's depth and channels to ``size``.
+
+        The type stays; ``linear_float`` turns it into float32 where it resizes.
+
+        Raises:
+            ImageError: if it is larger than the size that it is to be padded to.
+        """
+        rows, columns = self.content(image.shape)
+        resized = self._resized(image, self.content_size(image.shape))
+        if resized.shape[:2] == self.size:
+            return resized
+        height, width = self.size
+        around = (rows.start, height - rows.stop, columns.start, width - columns.stop)
+        filled = cv2.copyMakeBorder(resized, *around, cv2.BORDER_CONSTANT, value=(self.fill,) * self.channels)
+        return np.asarray(filled).reshape(height, width, self.channels)
+
+    def _resized(self, image: Image, size: tuple[int, int]) -> Image:
+        height, width = size
+        if image.shape[:2] == size:
             return image
         if self.interpolation == "linear_float":
             resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -91,9 +159,23 @@ class Preprocess:
             resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         return np.asarray(resized).reshape(height, width, self.channels)
 
-    def geometry_of_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Bring label ids (H, W) to ``size`` by the nearest pixel, so that no new ids appear."""
-        return resize_labels(labels, self.size)
+    def geometry_of_labels(self, labels: NDArray[Any], ignore_index: int) -> NDArray[Any]:
+        """Bring label ids (H, W) to ``size`` by the nearest pixel, so that no new ids appear but ``ignore_index``.
+
+        Args:
+            labels: of a picture.
+            ignore_index: what the pixels get that ``letterbox`` and ``pad`` add.
+
+        Raises:
+            ImageError: if it is larger than the size that it is to be padded to.
+        """
+        rows, columns = self.content(labels.shape)
+        resized = resize_labels(labels, self.content_size(labels.shape))
+        if resized.shape == self.size:
+            return resized
+        filled = np.full(self.size, ignore_index, labels.dtype)
+        filled[rows, columns] = resized
+        return filled
 
     def gain_and_bias(self, largest: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Per-channel gain and bias, so that ``value * gain + bias`` is the normalised value.
@@ -108,14 +190,15 @@ class Preprocess:
 
     def normalise(self, image: Image) -> NDArray[np.float32]:
         """Turn a picture (H, W, C) of the network's size into its input (1, C, H, W), float32."""
-        gain, bias = self.gain_and_bias(image.max())
-        planes = image.transpose(2, 0, 1)
-        if self.color_order == "BGR":
-            planes = planes[::-1]
+        gain, bias = self.gain_and_bias(image.max() if self.scale == "image_max" else 0)
+        planes = cv2.split(image)  # numpy takes twice as long where the values of a plane lie apart
         batch = np.empty((1, self.channels, *image.shape[:2]), np.float32)
-        for channel, plane in enumerate(planes):
-            np.multiply(plane, gain[channel], out=batch[0, channel], dtype=np.float32)
-            batch[0, channel] += bias[channel]
+        order = reversed(planes) if self.color_order == "BGR" else planes
+        for channel, plane in enumerate(order):
+            values = batch[0, channel]
+            np.copyto(values, plane)
+            values *= gain[channel]
+            values += bias[channel]
         return batch
 
     def __call__(self, image: Image) -> NDArray[np.float32]:

@@ -6,12 +6,12 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from segship.runtime.card import ModelCard
 from segship.runtime.files import replacing
 from segship.runtime.labels import Labels
 from segship.runtime.palettes import VOID_COLOR
+from segship.runtime.png import encode_png
 from segship.runtime.preprocess import Image
 
 RgbImage = NDArray[np.uint8]
@@ -20,23 +20,22 @@ RgbImage = NDArray[np.uint8]
 DEFAULT_ALPHA: Final = 0.5
 
 
-def palette_table(card: ModelCard) -> NDArray[np.uint8]:
-    """Return the colours of all ids that labels of this card can hold, (256 or 65536, 3); the rest is black."""
-    table = np.full((256 if card.num_classes <= 256 else 65536, 3), VOID_COLOR, np.uint8)
+def palette_table(card: ModelCard, size: int = 256) -> NDArray[np.uint8]:
+    """Return the colours of the ids 0…size−1, (size, 3); those of no class are black."""
+    table = np.full((max(size, card.num_classes), 3), VOID_COLOR, np.uint8)
     table[: card.num_classes] = card.palette
-    return table
+    return table[:size]
 
 
 def color_image(labels: Labels, card: ModelCard) -> RgbImage:
-    """Paint labels (H, W) in the card's colours; the ignore index is black."""
-    table = palette_table(card)
-    if labels.dtype == np.uint8 and len(table) == 256:
-        return np.asarray(cv2.applyColorMap(labels, table.reshape(256, 1, 3)), np.uint8)  # five times np.take's speed
-    return np.take(table, labels, axis=0)
+    """Paint labels (H, W) in the card's colours; what is of no class is black."""
+    if labels.dtype == np.uint8:  # five times np.take's speed
+        return np.asarray(cv2.applyColorMap(labels, palette_table(card).reshape(256, 1, 3)), np.uint8)
+    return np.take(palette_table(card, 65536), labels, axis=0)
 
 
 def overlay_image(image: Image, labels: Labels, card: ModelCard, alpha: float = DEFAULT_ALPHA) -> RgbImage:
-    """Lay the colours over the picture.
+    """Lay the colours over the picture; where labels are of no class, it stays as it is.
 
     Args:
         image: (H, W, 1 or 3), uint8 or uint16.
@@ -46,7 +45,26 @@ def overlay_image(image: Image, labels: Labels, card: ModelCard, alpha: float = 
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected 0…1")
-    return np.asarray(cv2.addWeighted(color_image(labels, card), alpha, displayable(image), 1 - alpha, 0), np.uint8)
+    shown = displayable(image)
+    mixed = cv2.addWeighted(color_image(labels, card), alpha, shown, 1 - alpha, 0)
+    if labels.max(initial=0) >= card.num_classes:
+        cv2.copyTo(shown, np.asarray(labels >= card.num_classes).view(np.uint8), mixed)
+    return np.asarray(mixed, np.uint8)
+
+
+def side_by_side_image(image: Image, labels: Labels, card: ModelCard) -> RgbImage:
+    """Put the colours to the right of the picture, (H, 2 · W, 3)."""
+    return np.hstack([displayable(image), color_image(labels, card)])
+
+
+def cutout_image(image: Image, opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture with ``opacity`` (H, W) as its alpha channel, (H, W, 4).
+
+    Colours are not multiplied by it. Where it is 0 they are black, so that nothing of what was cut away is in the file.
+    """
+    cutout = np.dstack([displayable(image), opacity])
+    cutout[opacity == 0] = 0
+    return cutout
 
 
 def displayable(image: Image) -> RgbImage:
@@ -58,19 +76,23 @@ def displayable(image: Image) -> RgbImage:
 
 
 def write_mask(path: Path, labels: Labels, card: ModelCard) -> None:
-    """Write labels as PNG: a viewer shows the card's colours, a program reads ids. Above 256 classes: 16-bit grey."""
-    mask = PillowImage.fromarray(labels)
-    if labels.dtype == np.uint8:
-        mask.putpalette(palette_table(card)[:256].tobytes())
-    with replacing(path) as temporary:
-        mask.save(temporary, compress_level=3)
+    """Write labels as PNG: a viewer shows the card's colours, a program reads ids. Of type uint16: 16-bit grey."""
+    _write(path, encode_png(labels, palette=palette_table(card) if labels.dtype == np.uint8 else None))
 
 
 def write_rgb(path: Path, image: RgbImage) -> None:
     """Write a picture (H, W, 3) as PNG."""
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    write_pixels(path, image)
+
+
+def write_pixels(path: Path, pixels: NDArray[Any]) -> None:
+    """Write pixels as PNG: (H, W) grey, uint8 or uint16; (H, W, 3 or 4) red, green, blue and opacity, uint8."""
+    _write(path, encode_png(pixels))
+
+
+def _write(path: Path, encoded: bytes) -> None:
     with replacing(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())  # cv2.imwrite says True of a file that the disk had no room for
+        temporary.write_bytes(encoded)
 
 
 def contact_sheet(rows: list[list[RgbImage]], titles: list[str], *, cell_height_px: int = 180) -> RgbImage:

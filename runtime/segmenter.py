@@ -4,114 +4,41 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import Backend, EngineInfo, default_backend, load_backend
+from segship.runtime.backends.cpu_quota import available_cpus
+from segship.runtime.backends.isolated import isolated
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, CardError, ImageError, ModelError, SegshipError
-from segship.runtime.images import Conversion, ImageSource, read_image, source_name
-from segship.runtime.labels import (
-    Labels,
-    labels_dtype,
-    labels_from_logits,
-    logits_from_probabilities,
-    probabilities_from_logits,
-    resize_labels,
-)
-from segship.runtime.model_file import has_card, read_card
-from segship.runtime.outputs import OutputKind, output_paths
-from segship.runtime.pipeline import overlapped
-from segship.runtime.prepare import PreparedPicture, prepare, whole_input
+from segship.runtime.class_choice import class_ids
+from segship.runtime.errors import CardError, ImageError, ModelError, SegshipError
+from segship.runtime.foreign import foreign_card
+from segship.runtime.images import MAX_PIXELS, Conversion, ImageSource, read_image, source_name
+from segship.runtime.labels import labels_from_logits, resize_labels
+from segship.runtime.model_file import CHECKPOINT_SUFFIX, has_card, read_card
+from segship.runtime.network import run_checked
+from segship.runtime.palette_text import parse_palette
+from segship.runtime.pipeline import Crew, overlapped
+from segship.runtime.postprocess import PostProcess, keep_only
+from segship.runtime.prepare import TiledPicture, Tiling, WholePicture, whole_picture
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
-from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image, write_mask, write_rgb
+from segship.runtime.result import Result
+
+DEFAULT_OVERLAP: Final = 0.25
 
 Extra = TypeVar("Extra")
+Tagged = ImageSource | tuple[ImageSource, Any]
+"""A picture, or a picture with a tag that comes back with its result."""
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a network says about one picture.
-
-    Attributes:
-        source: where the picture came from: its path, or what kind of object it was.
-        image: the picture, upright, (H, W, 1 or 3), uint8 or uint16, red, green, blue.
-        labels: class ids (H, W) at the picture's own size, uint8 (uint16 above 256 classes).
-        logits: (K, h, w) float32 of the graph's size, or of the picture's own where it was cut into tiles; K is 1
-            for a binary network. None where the graph returns labels. Where it returns probabilities, logits that
-            have these.
-        card: of the model.
-        timings: milliseconds by stage: ``prepare_ms``, ``network_ms``, ``labels_ms``.
-    """
-
-    source: str
-    image: Image
-    labels: Labels
-    logits: NDArray[np.float32] | None
-    card: ModelCard
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def areas(self) -> dict[str, float]:
-        """Share of the picture that each class has, 0…1, by name."""
-        counts = np.bincount(self.labels.ravel(), minlength=self.card.num_classes)
-        return {name: float(counts[i]) / self.labels.size for i, name in enumerate(self.card.class_names)}
-
-    @cached_property
-    def probabilities(self) -> NDArray[np.float32]:
-        """Softmax over the classes at the picture's size, (C, H, W), 0…1.
-
-        Raises:
-            ModelError: if the graph returns labels, from which no probabilities can be told.
-        """
-        if self.logits is None:
-            raise ModelError("this model returns labels, so there are no probabilities; export it with --head logits")
-        return probabilities_from_logits(self.logits, (self.labels.shape[0], self.labels.shape[1]), self.card)
-
-    def color(self) -> RgbImage:
-        """Return the labels in the card's colours, (H, W, 3) uint8 RGB."""
-        return color_image(self.labels, self.card)
-
-    def overlay(self, alpha: float = DEFAULT_ALPHA) -> RgbImage:
-        """Return the picture under the labels' colours of opacity ``alpha`` (0…1), (H, W, 3) uint8 RGB."""
-        return overlay_image(self.image, self.labels, self.card, alpha)
-
-    def save(
-        self,
-        out: str | Path,
-        kinds: Sequence[OutputKind] = ("mask", "overlay"),
-        *,
-        name: str | Path | None = None,
-        alpha: float = DEFAULT_ALPHA,
-    ) -> dict[OutputKind, Path]:
-        """Write pictures of the result as ``out/KIND/name.png``, each whole or not at all, over what is there.
-
-        Args:
-            out: folder to write below.
-            kinds: ``mask`` (palette PNG of class ids), ``color``, ``overlay``.
-            name: without suffix, may lead into folders; None: that of the source.
-            alpha: opacity of the colours in the overlay, 0…1.
-
-        Returns:
-            Where each kind was written.
-        """
-        paths = output_paths(Path(out), kinds, Path(self.source).stem if name is None else name)
-        for kind, path in paths.items():
-            match kind:
-                case "mask":
-                    write_mask(path, self.labels, self.card)
-                case "color":
-                    write_rgb(path, self.color())
-                case "overlay":
-                    write_rgb(path, self.overlay(alpha))
-        return paths
+Upscale = Literal["logits", "labels"]
 
 
 @dataclass(frozen=True)
@@ -132,27 +59,42 @@ class Stages:
 @dataclass(frozen=True)
 class _Prepared:
     source: str
+    tag: Any
     image: Image
-    through: PreparedPicture
+    through: WholePicture | TiledPicture
     timings: dict[str, float]
 
 
 class Segmenter:
-    """A model with an engine that runs it.
+    """A model with an engine that runs it; one may serve several threads, and go to other processes by pickle.
 
     Args:
         model: an ``.onnx`` file, or a checkpoint for the backend ``torch``.
         backend: name of the engine; None: ``ort`` where it is installed, otherwise ``opencv``. ``info`` says which.
             An engine that has loaded the model already is taken as it is, with the ``card`` that it was loaded with.
         device: ``auto``, ``cpu`` or ``cuda[:N]``; what is asked for runs, or it is an error.
+        options: of the engine; None: as by default.
         card: for a model that carries none; one that has its own is not overruled.
         size: (height, width) that pictures are brought to, for a graph that leaves its size open; None: the card's.
+        tile: (height, width) of the tiles that pictures larger than one are cut into. Each is brought to the network's
+            size as a picture is: to ``size`` or the card's or, where the graph leaves it open, to the tile's own. None:
+            as the card says.
+        overlap: share of a tile that the next one covers too, 0…0.9; None: the card's, or a quarter.
+        batch: pictures that a stream gives the graph at once, for a graph that leaves their number open.
+        upscale: what is brought to the picture's size: ``logits`` (smooth edges) or ``labels`` (faster; the only way
+            where the graph returns labels).
         convert: lossy conversions of pictures that are allowed.
+        max_pixels: of a picture; larger ones are refused, before they are decoded.
+        post: what is done to labels; None: nothing.
+        only: names or ids of the classes that are told of; the rest becomes the card's ignore index. None: all.
+        palette: other colours than the card's: a palette's name, a file, or ``1=0,0,255;car=#ff0000``
+            (:func:`~segship.runtime.palette_text.parse_palette`).
+        isolate: run the engine in a process of its own, so that a crash of it is an error and not the end.
 
     Raises:
         ModelError: if the model is missing or damaged, or the engine cannot run it.
         CardError: if neither the model nor ``card`` says what must be known.
-        BackendError: if there is no such engine or device.
+        BackendError: if there is no such engine or device, or it does not have an option.
 
     Warns:
         UnprovenWarning: if the model has a certificate that does not cover it, or the engine that runs it.
@@ -164,38 +106,68 @@ class Segmenter:
         *,
         backend: str | Backend | None = None,
         device: str = "auto",
+        options: EngineOptions | None = None,
         card: ModelCard | None = None,
         size: tuple[int, int] | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        batch: int = 1,
+        upscale: Upscale = "logits",
         convert: Collection[Conversion] = (),
+        max_pixels: int = MAX_PIXELS,
+        post: PostProcess | None = None,
+        only: str | Collection[str] | None = None,
+        palette: str | None = None,
+        isolate: bool = False,
     ) -> None:
         self.model = Path(model)
-        self.convert = frozenset(convert)
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
         if backend is None or isinstance(backend, str):
-            card = read_card(self.model) if card is None else _only_card(self.model, card)
-            backend = load_backend(backend or default_backend(), self.model, card, device)
-            warn_if_unproven(self.model, card, backend.info)
+            card = card_of(self.model) if card is None else _only_card(self.model, card)
+            load = isolated if isolate else load_backend
+            backend = load(backend or default_backend(), self.model, card, device, options or EngineOptions())
+            try:
+                warn_if_unproven(self.model, card, backend.info)
+            except BaseException:
+                backend.close()
+                raise
         elif card is None:
             raise CardError("an engine that is loaded already needs the card that it was loaded with")
-        self.card = card if size is None else card.at_size(size)
         self._backend = backend
+        card = card if palette is None else parse_palette(palette, card)
+        self.options = options or EngineOptions()
+        self.card = card if size is None else card.at_size(size)
+        self._tile_card, self.tiling = _tiling(self.card, size, tile, overlap, batch)
+        self.convert, self.max_pixels = frozenset(convert), max_pixels
+        self.post, self.only = post or PostProcess(), None if only is None else class_ids(only, card)
+        self.upscale: Upscale = "labels" if card.head == "labels" else upscale
+        if batch > 1 and "batch" not in card.dynamic:
+            raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
+        self._crew = _crew(backend.info, batch)
 
     @property
     def info(self) -> EngineInfo:
         """What really runs the network."""
         return self._backend.info
 
+    @property
+    def crew(self) -> Crew:
+        """Who does the work of a stream."""
+        return self._crew
+
     def __call__(self, image: ImageSource) -> Result:
         """Segment one picture.
 
         Args:
-            image: a path, a Pillow image, or an array (H, W, 3) or (H, W), uint8 or uint16, red, green, blue.
+            image: a path, a Pillow image, the bytes of an encoded picture, or an array (H, W, 3) or (H, W), uint8 or
+                uint16, red, green, blue.
 
         Raises:
             ImageError: if it cannot be read, or only with a lossy conversion that was not allowed.
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        prepared, output = self._infer(self._prepare(image))
-        return self._finish(prepared.source, prepared.image, prepared.timings, output)
+        prepared = self._prepare(image, None)
+        return self._finish(prepared, self._infer([prepared])[0])
 
     def batch(self, images: Sequence[ImageSource]) -> list[Result]:
         """Segment several pictures in one run of the graph.
@@ -205,67 +177,83 @@ class Segmenter:
             ImageError: if one cannot be read.
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        if "batch" not in self.card.dynamic or self.card.tile_overlap is not None:
+        if "batch" not in self.card.dynamic or self.tiling is not None:
             raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
-        pictures = [self._read(image) for image in images]
-        outputs = self.run(np.concatenate([whole_input(self.card, picture) for picture in pictures]))
-        return [
-            self._finish(source_name(image), picture, {}, output)
-            for image, picture, output in zip(images, pictures, outputs, strict=True)
-        ]
+        prepared = [self._prepare(image, None) for image in images]
+        return [self._finish(one, output) for one, output in zip(prepared, self._infer(prepared), strict=True)]
 
     @overload
     def stream(
-        self, images: Iterable[ImageSource], *, on_error: Callable[[int, SegshipError], None] | None = None
+        self, images: Iterable[Tagged], *, on_error: Callable[[Any, SegshipError], None] | None = None
     ) -> Iterator[Result]: ...
 
     @overload
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Tagged],
         *,
-        then: Callable[[int, Result], Extra],
-        on_error: Callable[[int, SegshipError], None] | None = None,
+        then: Callable[[Result], Extra],
+        on_error: Callable[[Any, SegshipError], None] | None = None,
     ) -> Iterator[tuple[Result, Extra]]: ...
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Tagged],
         *,
-        then: Callable[[int, Result], Extra] | None = None,
-        on_error: Callable[[int, SegshipError], None] | None = None,
+        then: Callable[[Result], Extra] | None = None,
+        on_error: Callable[[Any, SegshipError], None] | None = None,
     ) -> Iterator[Result] | Iterator[tuple[Result, Extra]]:
-        """Segment many pictures; reading, network and what follows overlap, order is kept, memory stays bounded.
+        """Segment many pictures; all stages overlap, order is kept, memory stays bounded.
 
         Args:
-            images: read no faster than results are taken. Arrays are not copied: do not write into one before its
-                result is there.
-            then: called in a worker thread with each picture's number, from 0, and its result; writes files, say.
-            on_error: called with the number of a picture that failed and its error, and the stream goes on. Without it
-                the error is raised and the stream ends.
+            images: pictures, or (picture, tag). Read in a thread of their own, no faster than results are taken.
+                Arrays are not copied: do not write into one before its result is there.
+            then: called in a worker thread with each result; writes files, say.
+            on_error: called with the tag of a picture that failed (or its number, from 0) and its error, and the
+                stream goes on. Without it the error is raised and the stream ends.
 
         Yields:
-            Results; with ``then``, each with what that returned.
+            Results, each with its tag; with ``then``, each with what that returned.
         """
 
-        def finish(numbered: tuple[int, tuple[_Prepared, NDArray[Any]]]) -> Any:
-            number, (prepared, output) = numbered
-            result = self._finish(prepared.source, prepared.image, prepared.timings, output)
-            return result if then is None else (result, then(number, result))
+        def finish(inferred: tuple[_Prepared, NDArray[Any]]) -> Any:
+            result = self._finish(*inferred)
+            if then is None:
+                return result
+            start = time.perf_counter()
+            extra = then(result)
+            result.timings["outputs_ms"] = _ms_since(start)
+            return result, extra
 
         stages = overlapped(
-            enumerate(images),
-            before=lambda item: (item[0], self._prepare(item[1])),
-            network=lambda ready: (ready[0], self._infer(ready[1])),
+            (item if isinstance(item, tuple) else (item, number) for number, item in enumerate(images)),
+            before=lambda tagged: self._prepare(*tagged),
+            network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
+            crew=self._crew,
         )
         with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
-            for (number, _), done in stages:
-                error = done.exception()
-                if isinstance(error, SegshipError) and on_error is not None:
-                    on_error(number, error)
-                else:
-                    yield done.result()
+            for outcome in stages:
+                if isinstance(outcome.error, SegshipError) and on_error is not None:
+                    on_error(outcome.item[1], outcome.error)
+                    continue
+                done = outcome.result()
+                (done if then is None else done[0]).timings["read_ms"] = outcome.read_s * 1000
+                yield done
+
+    def warmup(self, runs: int = 1) -> None:
+        """Run the network on blank input, so that what engines put off until then does not delay the first picture.
+
+        Raises:
+            BackendError: if the engine fails.
+        """
+        card = self._tile_card if self.tiling else self.card
+        height, width = card.frame or card.preprocess.size
+        form = card.preprocess
+        blank = np.zeros((height, width, form.channels), form.depth)
+        through = whole_picture(card, blank)
+        for _ in range(runs):
+            self.run(np.repeat(through.batch, self._crew.batch, axis=0))
 
     def at_size(self, size: tuple[int, int]) -> "Segmenter":
         """Return the same engine with pictures brought to another size; it is closed by closing either.
@@ -273,7 +261,7 @@ class Segmenter:
         Raises:
             CardError: if the graph does not leave its size open, or not to this one.
         """
-        return Segmenter(self.model, backend=self._backend, card=self.card, size=size, convert=self.convert)
+        return Segmenter(self.model, **(self._arguments | {"backend": self._backend, "card": self.card, "size": size}))
 
     def stages(self, image: ImageSource) -> Stages:
         """Return what a picture is on its way to the network.
@@ -283,16 +271,16 @@ class Segmenter:
         """
         form = self.card.preprocess
         decoded = self._read(image)
-        if self.card.tile_overlap is not None or self.card.frame is not None:
+        if self.tiling is not None or self.card.frame is not None:
             return Stages(decoded, None, None)
         resized = form.geometry(decoded)
         return Stages(decoded, resized, form.normalise(resized) if self.card.input_form == "float" else None)
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map what the graph takes, of one or more pictures, to what it returns, checked.
+        """Map the network's input, of one or more pictures, to what the network says of them, checked.
 
         Args:
-            batch: (N, C, h, w) or (N, h, w, C), as the card describes it.
+            batch: (N, C, h, w) float32, or pixels (N, h, w, C), as the card describes it.
 
         Returns:
             Logits (N, K, h, w), float32, also where the graph returns their probabilities; or labels (N, h, w).
@@ -300,14 +288,7 @@ class Segmenter:
         Raises:
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        output = self._backend.run(batch)
-        expected = (len(batch), *self.card.output_shape[1:])
-        if "size" in self.card.dynamic:
-            expected = (*expected[:-2], *self.card.preprocess.size)
-        if self.card.head == "labels":
-            return self._check_labels(output, expected)
-        logits = self._check_values(output, expected)
-        return logits_from_probabilities(logits, self.card) if self.card.head == "probabilities" else logits
+        return run_checked(self._backend, self.card, batch)
 
     def describe(self) -> dict[str, Any]:
         """Return model, classes and what really runs, as plain values."""
@@ -315,12 +296,16 @@ class Segmenter:
             "model": str(self.model),
             "network": self.card.network.arch if self.card.network else None,
             "size": list(self.card.preprocess.size),
-            "tile_overlap": self.card.tile_overlap,
+            "resize": self.card.preprocess.resize,
+            "tile": None if self.tiling is None else list(self.tiling.size),
+            "tile_overlap": None if self.tiling is None else self.tiling.overlap,
             "task": self.card.task,
             "head": self.card.head,
+            "upscale": self.upscale,
             "input": self.card.input_form,
             "frame": None if self.card.frame is None else list(self.card.frame),
             "dynamic": list(self.card.dynamic),
+            "batch": self._crew.batch,
             "precision": self.card.precision,
             "classes": list(self.card.class_names),
             "engine": dataclasses.asdict(self.info),
@@ -338,9 +323,17 @@ class Segmenter:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was made of: another process loads the model anew."""
+        if not isinstance(self._arguments["backend"], str | None):
+            raise ModelError("a segmenter that was given a loaded engine cannot be pickled; give the engine's name")
+        return _remade, (self.model, self._arguments)
+
     def _read(self, source: ImageSource) -> Image:
         form, frame = self.card.preprocess, self.card.frame
-        image = read_image(source, channels=form.channels, depth=form.depth, convert=self.convert)
+        image = read_image(
+            source, channels=form.channels, depth=form.depth, convert=self.convert, max_pixels=self.max_pixels
+        )
         if frame is not None and image.shape[:2] != frame:
             raise ImageError(
                 f"{source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
@@ -348,55 +341,99 @@ class Segmenter:
             )
         return image
 
-    def _prepare(self, source: ImageSource) -> _Prepared:
+    def _prepare(self, source: ImageSource, tag: Any) -> _Prepared:
         start = time.perf_counter()
         image = self._read(source)
-        through = prepare(self.card, image)
-        return _Prepared(source_name(source), image, through, {"prepare_ms": _ms_since(start)})
+        decoded = time.perf_counter()
+        through = self._through(image)
+        timings = {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
+        return _Prepared(source_name(source), tag, image, through, timings)
 
-    def _infer(self, prepared: _Prepared) -> tuple[_Prepared, NDArray[Any]]:
-        start = time.perf_counter()
-        output = prepared.through(lambda batch: np.asarray(self.run(batch)[0]))
-        prepared.timings["network_ms"] = _ms_since(start)
-        return prepared, output
+    def _through(self, image: Image) -> WholePicture | TiledPicture:
+        tiling = self.tiling
+        if tiling is None:
+            return whole_picture(self.card, image)
+        is_covered = image.shape[0] <= tiling.size[0] and image.shape[1] <= tiling.size[1]
+        if is_covered and self.card.tile_overlap is None:
+            return whole_picture(self.card, image)
+        return TiledPicture(image, self._tile_card, tiling)
 
-    def _finish(self, source: str, image: Image, timings: dict[str, float], output: NDArray[Any]) -> Result:
+    def _infer(self, prepared: Sequence[_Prepared]) -> list[NDArray[Any]]:
         start = time.perf_counter()
-        size = (image.shape[0], image.shape[1])
-        if self.card.head == "labels":
-            logits, labels = None, resize_labels(output, size)
+        whole = [one.through for one in prepared if isinstance(one.through, WholePicture)]
+        if len(whole) == len(prepared) > 1:
+            together = self.run(np.concatenate([picture.batch for picture in whole]))
+            outputs = [picture.of_output(output) for picture, output in zip(whole, together, strict=True)]
         else:
-            logits, labels = output, labels_from_logits(output, size, self.card)
-        timings["labels_ms"] = _ms_since(start)
-        return Result(source, image, labels, logits, self.card, timings)
+            outputs = [one.through(self.run) for one in prepared]
+        for one in prepared:
+            one.timings["network_ms"] = _ms_since(start) / len(prepared)
+        return outputs
 
-    def _check_values(self, output: NDArray[Any], expected: tuple[int | None, ...]) -> NDArray[np.float32]:
-        head = self.card.head
-        if output.shape != expected or output.dtype != np.float32:
-            raise BackendError(f"the graph returned {_described(output)}; its card promises {head} {expected} float32")
-        limit = np.finfo(np.float32).max  # which OpenCV 5 makes of NaN
-        if not (-limit < output.min() and output.max() < limit):
-            raise BackendError("the network returned values that are no numbers (NaN or infinite); its weights are bad")
-        return output
+    def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
+        start = time.perf_counter()
+        image, card = prepared.image, self.card
+        size = (image.shape[0], image.shape[1])
+        logits = None if card.head == "labels" else output
+        if logits is None:
+            labels = resize_labels(output, size)
+        elif self.upscale == "labels":
+            labels = resize_labels(labels_from_logits(logits, (logits.shape[1], logits.shape[2]), card), size)
+        else:
+            labels = labels_from_logits(logits, size, card)
+        if self.post:
+            labels = self.post.apply(labels, card)
+        if self.only is not None:
+            labels = keep_only(labels, self.only, card)
+        prepared.timings["labels_ms"] = _ms_since(start)
+        return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)
 
-    def _check_labels(self, output: NDArray[Any], expected: tuple[int | None, ...]) -> Labels:
-        labels = output.astype(labels_dtype(self.card.num_classes))  # OpenCV 4 returns them as float32
-        if output.shape != expected or (labels != output).any() or labels.max() >= self.card.num_classes:
-            raise BackendError(
-                f"the graph returned {_described(output)}; its card promises labels {expected} "
-                f"of 0…{self.card.num_classes - 1}"
+
+def _remade(model: Path, arguments: dict[str, Any]) -> Segmenter:
+    return Segmenter(model, **arguments)
+
+
+def _crew(engine: EngineInfo, batch: int) -> Crew:
+    """Plan a stream: where each run of the network has one thread, all workers do all; else some wait for it only."""
+    cpus, is_on_cpu = available_cpus(), engine.device == "cpu"
+    if is_on_cpu and engine.streams > 1:
+        return Crew(max(cpus, engine.streams), engine.streams, batch, 0)
+    beside = max(2, cpus // 2 if is_on_cpu else cpus)
+    return Crew(engine.streams + beside, engine.streams, batch, engine.streams)
+
+
+def _tiling(
+    card: ModelCard, size: tuple[int, int] | None, tile: tuple[int, int] | None, overlap: float | None, batch: int
+) -> tuple[ModelCard, Tiling | None]:
+    """Return how pictures are cut into tiles, if they are, and the card that a tile is brought to size by."""
+    if tile is None and card.tile_overlap is None:
+        if overlap is not None:
+            raise CardError(
+                "an overlap was given, but this model sees whole pictures; give the tiles' size too (--tile)"
             )
-        return labels
+        return card, None
+    if tile is not None and (card.head == "labels" or card.frame is not None):
+        raise CardError("tiles can only be blended by their logits, and not of frames; export with --head logits")
+    if tile is not None and "size" in card.dynamic and size is None:
+        card = card.at_size(tile)
+    share = card.tile_overlap if overlap is None else overlap
+    return card, Tiling(tile or card.preprocess.size, DEFAULT_OVERLAP if share is None else share, batch)
+
+
+def card_of(model: Path) -> ModelCard:
+    """Return the card that a model carries or, if it carries none, what its graph says of itself.
+
+    Raises:
+        ModelError: if the file is missing or damaged.
+        CardError: if that is not all that must be known.
+    """
+    return read_card(model) if model.suffix == CHECKPOINT_SUFFIX or has_card(model) else foreign_card(model)
 
 
 def _only_card(model: Path, card: ModelCard) -> ModelCard:
     if has_card(model):
         raise CardError(f"{model} carries its own card, which says how it was trained; leave out --card")
     return card
-
-
-def _described(output: NDArray[Any]) -> str:
-    return f"{output.shape} {output.dtype}, {output.min()}…{output.max()}"
 
 
 def _ms_since(start: float) -> float:

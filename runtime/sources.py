@@ -1,75 +1,215 @@
-"""Finding the pictures that a command names: files and folders."""
+"""From what a command is given to the pictures that it works on: files, stdin, videos, cameras, streams."""
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, Final
 
 from segship.runtime.errors import ImageError
-from segship.runtime.images import IMAGE_SUFFIXES
+from segship.runtime.image_opening import open_regular, printable
+from segship.runtime.images import MAX_PIXELS, Page, source_name
+from segship.runtime.source_files import VIDEO_SUFFIXES, SourceFile, find_files
+from segship.runtime.source_item import Source, SourceItem, Tell, say_nothing
+from segship.runtime.tiff_pages import TIFF_SUFFIXES, full_pages
+from segship.runtime.urls import ADDRESS, HTTP, url_suffix
+
+RECONNECT: Final = 10
+"""How often in a row a live source is connected again before it is given up."""
+
+_PICTURE_URL_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A picture to be segmented.
+def open_sources(
+    sources: Sequence[str | Path],
+    *,
+    leave_out: Iterable[Path] = (),
+    limit: int | None = None,
+    latest: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
+    reconnect: int = RECONNECT,
+    tell: Tell = say_nothing,
+    stdin: BinaryIO | None = None,
+) -> Source:
+    """Open what a command is given.
 
-    Attributes:
-        path: of the file.
-        place: its path below what was given, which the outputs mirror.
-    """
-
-    path: Path
-    place: Path
-
-
-def find_images(sources: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list[SourceFile]:
-    """List pictures: files as they are named, folders with all that is below them, sorted.
+    - ``-``: encoded pictures on stdin, one behind the other, as ``ffmpeg -f image2pipe`` writes them.
+    - ``camera:N``, or a number that no file has for its name: a camera.
+    - ``rtsp://…``, ``http://…``, ``https://…``: a stream; one picture if an HTTP address ends like one (``.jpg``,
+      ``.png``, …), a video that does not run away if it ends like one (``.mp4``, …).
+    - everything else: files, folders, patterns and lists of paths (:func:`~segship.runtime.source_files.find_files`).
+      A video is its frames, a TIFF of several pages its pages. They come first, in their order, and then the others.
 
     Args:
-        sources: files and folders. A named file counts whatever its name ends in.
+        sources: as above.
         leave_out: folders whose content is not looked at: those that outputs go to.
+        limit: items at most; None: all.
+        latest: of a live source, keep only the newest frame and count the others as dropped; False: lag rather than
+            leave one out; None: True for live sources.
+        max_pixels: frames of videos of more are refused.
+        reconnect: how often in a row a live source is connected again before it is given up.
+        tell: called, from any thread, with a line about what happens to a source: lost, found again.
+        stdin: what ``-`` reads; None: the process's.
 
     Raises:
-        ImageError: if a source is missing, or a folder holds no pictures.
+        ImageError: if a file or folder is missing, a live source cannot be reached or is not alone, or ``latest`` is
+            said of what does not run away.
     """
-    outputs = {folder.resolve() for folder in leave_out}
-    paths: dict[Path, Path] = {}  # by absolute path, so that a picture named twice is done once
-    for source in sources:
-        if source.is_dir():
-            found = _walk(source, outputs)
-            if not found:
-                raise ImageError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            for path in found:
-                paths.setdefault(_absolute(path), path)
-        elif source.exists():
-            paths.setdefault(_absolute(source), source)
+    if limit is not None and limit < 1:
+        raise ImageError(f"a limit of {limit} pictures; expected 1 or more")
+    if live := [str(source) for source in sources if is_live(source)]:
+        if len(sources) > 1:
+            raise ImageError("a live source goes on for ever: give it alone, and run one command for each")
+        from segship.runtime.live import LiveSource
+
+        return _limited([LiveSource(live[0], latest=latest is not False, reconnect=reconnect, tell=tell)], limit)
+    if latest is not None:
+        raise ImageError("only a live source (camera, stream) drops frames; leave out --latest")
+    files = [source for source in sources if _is_file(source)]
+    parts = _file_parts(find_files(files, leave_out=leave_out), max_pixels, tell) if files else []
+    parts += [_other_part(str(source), max_pixels, tell, stdin) for source in sources if not _is_file(source)]
+    return _limited(parts, limit)
+
+
+def is_live(source: str | Path) -> bool:
+    """Tell whether a source is a camera or a stream, which does not wait."""
+    if isinstance(source, Path):
+        return False
+    if re.fullmatch(r"camera:\d{1,3}", source) or (re.fullmatch(r"\d{1,3}", source) and not Path(source).exists()):
+        return True
+    return ADDRESS.match(source) is not None and not (
+        HTTP.match(source) and url_suffix(source) in _PICTURE_URL_SUFFIXES | VIDEO_SUFFIXES
+    )
+
+
+class FileSource(Source):
+    """Pictures in files, all known beforehand.
+
+    Args:
+        items: in order.
+    """
+
+    def __init__(self, items: list[SourceItem]) -> None:
+        self.items: list[SourceItem] = items
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        return iter(self.items)
+
+
+class _Joined(Source):
+    """Sources one after the other, up to a limit."""
+
+    def __init__(self, parts: Sequence[Source], limit: int | None) -> None:
+        self._parts, self._limit = parts, limit
+        self.is_live = parts[0].is_live
+        self.is_video = len(parts) == 1 and parts[0].is_video
+
+    @property
+    def count(self) -> int | None:
+        count = self._parts[0].count if len(self._parts) == 1 else None  # of several, some may have to be opened for it
+        return count if self._limit is None or count is None else min(count, self._limit)
+
+    @property
+    def fps(self) -> float | None:
+        return self._parts[0].fps if len(self._parts) == 1 else None
+
+    @property
+    def dropped(self) -> int:
+        return self._parts[0].dropped
+
+    @property
+    def reconnections(self) -> int:
+        return self._parts[0].reconnections
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        return itertools.islice(itertools.chain.from_iterable(self._parts), self._limit)
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.callback(part.close)
+
+
+def _limited(parts: Sequence[Source], limit: int | None) -> Source:
+    if len(parts) > 1:
+        return _Joined(parts, limit)
+    if limit is None:
+        return parts[0]
+    items = parts[0].items
+    return _Joined(parts, limit) if items is None else FileSource(items[:limit])
+
+
+def _is_file(source: str | Path) -> bool:
+    return isinstance(source, Path) or not (source == "-" or ADDRESS.match(source))
+
+
+def _other_part(source: str, max_pixels: int, tell: Tell, stdin: BinaryIO | None) -> Source:
+    if source == "-":
+        from segship.runtime.stdin_images import StdinSource
+
+        return StdinSource(stdin)
+    if url_suffix(source) in VIDEO_SUFFIXES:
+        from segship.runtime.video import VideoSource
+
+        return VideoSource(source, max_pixels=max_pixels, tell=tell)
+    from segship.runtime.urls import PictureUrl
+
+    return PictureUrl(source)
+
+
+def _file_parts(files: Sequence[SourceFile], max_pixels: int, tell: Tell) -> list[Source]:
+    """Divide files into runs of pictures, and videos, in their order."""
+    stems = Counter(str(file.place.with_suffix("")).casefold() for file in files)
+    parts: list[Source] = []
+    for is_video, group in itertools.groupby(files, key=_is_video):
+        if is_video:
+            from segship.runtime.video import VideoSource
+
+            parts += [VideoSource(file.path, _folder(file, stems), max_pixels=max_pixels, tell=tell) for file in group]
         else:
-            raise ImageError(f"{source}: no such file or folder")
-    if len(sources) == 1 and sources[0].is_dir():
-        root = _absolute(sources[0])
-    else:
-        root = Path(os.path.commonpath([absolute.parent for absolute in paths]))
-    return [SourceFile(path, absolute.relative_to(root)) for absolute, path in paths.items()]
+            parts.append(FileSource([item for file in group for item in _items(file, stems)]))
+    return parts
 
 
-def _absolute(path: Path) -> Path:
-    """Make absolute, and take out "..": outputs mirror the rest, and must not lie beside the folder they belong in."""
-    return Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps "..", Path.resolve follows links
+def _is_video(file: SourceFile) -> bool:
+    return file.error is None and file.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _walk(folder: Path, leave_out: set[Path]) -> list[Path]:
-    """List the pictures below a folder; links to folders are not followed, so there is no way into a loop."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
-        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() not in leave_out)
-        found += (Path(place) / name for name in sorted(files) if _is_picture(name))
-    return found
+def _folder(file: SourceFile, stems: Counter[str]) -> Path:
+    """Return the folder for the outputs of a file of several pictures; its suffix tells it from another of its name."""
+    stem = file.place.with_suffix("")
+    return stem if stems[str(stem).casefold()] == 1 else file.place
 
 
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")  # hidden, or half-written
+def _items(file: SourceFile, stems: Counter[str]) -> Iterator[SourceItem]:
+    """Return what a file holds: itself, or its pages."""
+    name = printable(file.path)
+    pages, damage = _pages(file)
+    if len(pages) <= 1 and not (pages and damage):
+        yield SourceItem(file.error or file.path, name, file.place)
+        return
+    folder = _folder(file, stems)
+    for number in pages:
+        page = Page(file.path, number)
+        yield SourceItem(page, source_name(page), folder / f"page-{number + 1:04d}")
+    if damage:
+        yield SourceItem(ImageError(f"{name}: damaged picture ({damage})"), name, file.place)
 
 
-def _raise_unreadable(error: OSError) -> NoReturn:
-    raise ImageError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
+def _pages(file: SourceFile) -> tuple[list[int], str]:
+    """Number the pages of a TIFF; none: the file is another one, or cannot be read, which reading it will tell."""
+    if file.error is not None or file.path.suffix.lower() not in TIFF_SUFFIXES:
+        return [], ""
+    try:
+        with open_regular(file.path) as opened:
+            pages = full_pages(opened)
+    except (OSError, ImageError):
+        return [], ""
+    return pages.numbers, pages.damage

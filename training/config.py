@@ -11,7 +11,7 @@ import tomli_w
 from segship.runtime.card import MAX_TILE_OVERLAP, Network
 from segship.runtime.errors import TrainingError
 from segship.runtime.files import write_text
-from segship.runtime.preprocess import MAX_SIDE_PX, Interpolation
+from segship.runtime.preprocess import MAX_SIDE_PX, Interpolation, Resize
 from segship.runtime.strict import parse
 from segship.training.augment import PRESETS, AugmentConfig
 from segship.training.data import DataOptions
@@ -35,8 +35,11 @@ class TrainConfig:
         size: (height, width) that whole pictures are brought to, in pixels; None: that of the first training picture.
         crop: (height, width) of the parts that are trained on at the pictures' own resolution, in place of ``size``.
             Validation and deployment then run tiled.
-        interpolation: how pictures are brought to ``size``: ``linear_exact`` in their own integers, or ``linear_float``
-            as a graph that is exported with ``--frame`` does it.
+        resize: how pictures are brought to ``size``: ``stretch``, ``letterbox`` or ``pad``; see
+            :class:`segship.runtime.preprocess.Preprocess`. Added pixels are ``fill``, and count in no loss or score.
+        fill: value of the pixels that the latter two add, in the pictures' own depth.
+        interpolation: how pictures are resized: ``linear_exact`` in their own integers, or ``linear_float`` as a graph
+            that is exported with ``--frame`` does it.
         rare_crops: share of the crops that are laid around a pixel of a class drawn by its rarity, in 0…1.
         tile_overlap: share by which the tiles overlap that a network trained on crops is used with.
         epochs: passes over the training part.
@@ -63,6 +66,8 @@ class TrainConfig:
     data_options: DataOptions = field(default_factory=DataOptions)
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    resize: Resize = "stretch"
+    fill: int = 0
     interpolation: Interpolation = "linear_exact"
     rare_crops: float = 0.5
     tile_overlap: float = 0.25
@@ -103,6 +108,15 @@ class TrainConfig:
                 raise TrainingError(f"{name} is {side[0]}×{side[1]}; expected 1…{MAX_SIDE_PX} pixels a side")
         if self.size and self.crop:
             raise TrainingError("size and crop are both given; a run trains on whole pictures or on crops of them")
+        if self.crop and self.resize != "stretch":
+            raise TrainingError(
+                f"crop is given and resize is {self.resize}, but crops are cut at the pictures' own resolution; leave "
+                "one of them out"
+            )
+        if self.fill and self.resize == "stretch":
+            raise TrainingError(
+                f"fill is {self.fill} and resize is stretch, which adds nothing to fill; take letterbox or pad"
+            )
         if not 0 <= self.rare_crops <= 1:
             raise TrainingError(f"rare_crops is {self.rare_crops}; expected 0…1")
         if not 0 <= self.tile_overlap <= MAX_TILE_OVERLAP:

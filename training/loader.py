@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segship.runtime.errors import DatasetError, ImageError
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
 from segship.training.crops import Cropper
-from segship.training.data import Dataset, Sample, spread_evenly
+from segship.training.data import IGNORE_INDEX, Dataset, Sample, spread_evenly
 from segship.training.data.parallel import in_parallel
 
 BATCHES_AHEAD: Final = 2
@@ -89,7 +90,7 @@ class Loader:
         """Yield the batches of these keys, in order.
 
         Raises:
-            DatasetError: if a sample cannot be read.
+            DatasetError: if a sample cannot be read, or does not fit into the size that it is to be padded to.
         """
         waiting: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
         try:
@@ -120,7 +121,9 @@ class Loader:
             return kept
         sample = self.dataset[index]
         if not self.cropper:
-            image, labels = self.preprocess.geometry(sample.image), self.preprocess.geometry_of_labels(sample.labels)
+            content_of(sample, self.preprocess)
+            image = self.preprocess.geometry(sample.image)
+            labels = self.preprocess.geometry_of_labels(sample.labels, IGNORE_INDEX)
             sample = Sample(sample.name, image, labels)
         with self._lock:
             size = sample.image.nbytes + sample.labels.nbytes
@@ -142,17 +145,35 @@ class Loader:
         self.close()
 
 
+def content_of(sample: Sample, preprocess: Preprocess) -> tuple[slice, slice]:
+    """Return where in the network's size a sample lies: its rows and its columns.
+
+    Raises:
+        DatasetError: if it is larger than the size that it is to be padded to.
+    """
+    try:
+        return preprocess.content(sample.image.shape)
+    except ImageError as error:
+        raise DatasetError(f"{sample.name}: {error}") from error
+
+
 def channel_statistics(dataset: Dataset, preprocess: Preprocess | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over up to 400 pictures, as shares of full scale.
 
     Args:
         dataset: to read from.
         preprocess: whose geometry is applied; None: pictures at their own size.
+
+    Raises:
+        DatasetError: if a picture cannot be read, or does not fit into the size that it is to be padded to.
     """
 
     def moments(index: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-        image = dataset[index].image
-        image = preprocess.geometry(image) if preprocess else image
+        sample = dataset[index]
+        image = sample.image
+        if preprocess:  # without what is added around it
+            content = content_of(sample, preprocess)
+            image = preprocess.geometry(image)[content]
         mean, std = (part.ravel() / FULL_SCALE[dataset.depth] for part in cv2.meanStdDev(image))
         return image.shape[0] * image.shape[1], mean, std**2 + mean**2
 

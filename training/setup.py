@@ -18,7 +18,7 @@ from segship.training.crops import Cropper
 from segship.training.data import IGNORE_INDEX, Dataset, Split, open_dataset
 from segship.training.data.parallel import in_parallel
 from segship.training.initialise import initialise
-from segship.training.loader import channel_statistics
+from segship.training.loader import channel_statistics, content_of
 from segship.training.networks import build_network
 from segship.training.optimisation import OptimizerConfig
 from segship.training.progress import Progress
@@ -58,10 +58,11 @@ def set_up(config: TrainConfig, progress: Progress) -> Setup:
         TrainingError: if the configuration does not fit it.
     """
     split = open_dataset(config.data, config.data_options)
-    progress.begin("reading the validation pictures", len(split.val))
-    for _ in in_parallel(split.val.__getitem__, range(len(split.val))):  # a bad one would end the run much later
-        progress.advance()
     card = make_card(config, split)
+    progress.begin("reading the validation pictures", len(split.val))
+    # A bad one, or one that does not fit, would end the run much later.
+    for _ in in_parallel(lambda index: content_of(split.val[index], card.preprocess), range(len(split.val))):
+        progress.advance()
     check_network(config, card, min(config.batch_size, len(split.train)))
     if config.crop is not None or config.loss.class_weights == "auto":
         progress.begin("counting classes", len(split.train))
@@ -126,6 +127,8 @@ def make_card(config: TrainConfig, split: Split) -> ModelCard:
         config.crop or config.size or (height, width),
         train.channels,
         train.depth,
+        resize=config.resize,
+        fill=config.fill,
         interpolation=config.interpolation,
         color_order=order,
         mean=(0.0,) * train.channels,

@@ -26,7 +26,7 @@ def predict_logits(network: nn.Module, card: ModelCard, image: Image, device: to
     """
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = network(torch.from_numpy(batch).to(device))[0][0].float().cpu().numpy()
+        logits: NDArray[np.float32] = network(torch.from_numpy(batch).to(device))[0].float().cpu().numpy()
         return logits
 
     with torch.inference_mode():

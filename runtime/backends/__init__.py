@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from numpy.typing import NDArray
 
+from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, MissingExtraError
 
@@ -26,7 +27,10 @@ class EngineInfo:
         engine: library and version.
         device: that runs the graph: ``cpu`` or ``cuda:N``.
         precision: that it calculates in: the file's own, or ``bf16`` or ``fp16`` where the engine makes it so.
-        threads: that the engine may use on the CPU.
+        threads: that the engine may use on the CPU, for all streams together.
+        streams: runs of the graph at once.
+        providers: how many nodes of the graph each provider of ONNX Runtime runs, most first; else empty.
+        note: what else one should know, such as why ``auto`` does not use the GPU; mostly empty.
     """
 
     backend: str
@@ -34,13 +38,21 @@ class EngineInfo:
     device: str
     precision: str
     threads: int
+    streams: int = 1
+    providers: tuple[tuple[str, int], ...] = ()
+    note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.backend} ({self.engine}) on {self.device} in {self.precision}, {self.threads} CPU threads"
+        streams = f", {self.streams} streams" if self.streams > 1 else ""
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{self.backend} ({self.engine}) on {self.device} in {self.precision}, "
+            f"{self.threads} CPU threads{streams}{note}"
+        )
 
 
 class Backend(Protocol):
-    """Runs exactly the graph: no resizing, no normalisation, no colours."""
+    """Runs exactly the graph: no resizing, no normalisation, no colours. Any thread may run it, several at once."""
 
     @property
     def info(self) -> EngineInfo:
@@ -54,16 +66,17 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free what the engine holds, as soon as the runs that are under way have ended."""
 
 
 class BackendFactory(Protocol):
     """Loads a model into an engine."""
 
-    def __call__(self, model: Path, card: ModelCard, device: str) -> Backend:
+    def __call__(self, model: Path, card: ModelCard, device: str, options: EngineOptions) -> Backend:
         """Load ``model``.
 
         Raises:
+            BackendError: if an option was asked for that the engine does not have.
             MissingExtraError: if the engine is not installed.
             DeviceError: if the device is not there, or is not what would run.
             ModelError: if the engine cannot read the model, or the model does not fit its card.
@@ -75,8 +88,17 @@ def default_backend() -> str:
     return "ort" if importlib.util.find_spec("onnxruntime") else "opencv"
 
 
-def load_backend(name: str, model: Path, card: ModelCard, device: str) -> Backend:
+def load_backend(
+    name: str, model: Path, card: ModelCard, device: str, options: EngineOptions = DEFAULT_OPTIONS
+) -> Backend:
     """Load a model into the engine called ``name``.
+
+    Args:
+        name: of an entry point of the group ``segship.backends``.
+        model: the file.
+        card: the model's.
+        device: ``auto``, ``cpu``, ``cuda[:N]`` or what else the engine has.
+        options: for the engine.
 
     Raises:
         BackendError: if no engine has that name; otherwise what the engine raises.
@@ -92,4 +114,4 @@ def load_backend(name: str, model: Path, card: ModelCard, device: str) -> Backen
             f"the backend {name} does not import here ({error}); install what it needs, "
             f"or choose another of {', '.join(sorted(known.names))}"
         ) from error
-    return factory(model, card, device)
+    return factory(model, card, device, options)

@@ -1,24 +1,21 @@
-"""What every engine needs: a silent import, its share of the CPUs, and a batch that fits its graph."""
+"""What every engine needs: a silent import, a batch that fits its graph, and what is to come of it."""
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, require
 
 _OPENVINO_TELEMETRY: Final = "openvino_telemetry"
 
 
-def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def import_onnxruntime(extra: str) -> Any:
+def import_onnxruntime(extra: str, purpose: str = "the ort backend") -> Any:
     """Import ONNX Runtime, of the given extra, without the report that it sends to its makers.
 
     Since version 1.29 its builds for Linux and macOS send one as soon as they are imported, and leave an identity of
@@ -28,7 +25,7 @@ def import_onnxruntime(extra: str) -> Any:
         MissingExtraError: if it is not installed.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return require("onnxruntime", extra=extra, purpose="the ort backend")
+    return require("onnxruntime", extra=extra, purpose=purpose)
 
 
 def import_openvino() -> Any:
@@ -49,6 +46,15 @@ def import_openvino() -> Any:
             del sys.modules[_OPENVINO_TELEMETRY]
 
 
+def share_threads(options: EngineOptions, number: Callable[[], int], set_number: Callable[[int], None]) -> None:
+    """Set the number of threads of a library that has one for the whole process.
+
+    Where none is asked for it is only lowered, to the CPUs that there are: libraries count the host's.
+    """
+    if options.threads is not None or number() > options.cpu_threads:
+        set_number(options.cpu_threads)
+
+
 def check_batch(batch: NDArray[Any], card: ModelCard) -> None:
     """Refuse a batch that the graph does not take: of such, engines cut, convert or compute something else in silence.
 
@@ -64,4 +70,15 @@ def check_batch(batch: NDArray[Any], card: ModelCard) -> None:
 
 def input_dtype(card: ModelCard) -> np.dtype[Any]:
     """Return the type of what the graph takes."""
-    return np.dtype(card.preprocess.depth if card.input_form == "pixels" else "float32")
+    return np.dtype(card.input_dtype)
+
+
+def shapes_of(card: ModelCard, count: int, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what shapes the graph takes and returns, of ``count`` pictures of ``size`` where it leaves them open."""
+    return card.shapes_of(count, size)
+
+
+def output_shape_of(card: ModelCard, taken: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that the graph returns of a batch of the shape ``taken``."""
+    sides = dict(zip(card.input_axes, taken, strict=True))
+    return card.shapes_of(sides["N"], (sides["H"], sides["W"]))[1]

@@ -1,5 +1,6 @@
 """OpenCV's DNN module: no engine to install beside OpenCV itself."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
-from segship.runtime.backends.common import check_batch, input_dtype
-from segship.runtime.card import ModelCard, Shape
+from segship.runtime.backends.common import check_batch, input_dtype, shapes_of, share_threads
+from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
+from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
 from segship.runtime.model_file import check_fits
 
 _ENGINE: Final = f"OpenCV {cv2.__version__}"
+_KNOWN: Final = frozenset({"threads", "streams", "engine"})
 _IS_5: Final = cv2.__version__.startswith("5.")
 
 
@@ -23,29 +26,33 @@ class OpenCVBackend:
     """Runs an ONNX file with OpenCV DNN, versions 4 and 5.
 
     The engine is chosen, never left to OpenCV: version 5's new engine runs on the CPU only and, asked for another
-    target, warns and runs on the CPU all the same; so CUDA gets the classic one. What an engine lacks, it says of some
-    graphs while it runs them, and of others never; so blank pictures go through the graph before it counts as loaded.
+    target, warns and runs on the CPU all the same; so CUDA and OpenCL get the classic one. What an engine lacks, it
+    says of some graphs while it runs them, and of others never; so blank pictures go through the graph before it
+    counts as loaded.
 
     Args:
         model: the ``.onnx`` file.
         card: the model's.
-        device: ``auto`` or ``cpu``; ``cuda[:0]`` where OpenCV was built with CUDA.
+        device: ``auto`` or ``cpu``; ``cuda[:0]`` or ``opencl`` where OpenCV was built with it.
+        options: threads, which all of OpenCV in this process then uses, and engine.
     """
 
-    def __init__(self, model: Path, card: ModelCard, device: str) -> None:
+    def __init__(self, model: Path, card: ModelCard, device: str, options: EngineOptions = DEFAULT_OPTIONS) -> None:
+        options.allow("opencv", _KNOWN).one_stream("opencv", "all its nets share one set of threads")
         check_fits(model, card)  # OpenCV runs a graph on inputs of other sizes than its own, and returns something
         self._dnn: Any = cv2.dnn  # what it holds differs between the versions
         self._card = card
-        if device not in ("auto", "cpu", "cuda", "cuda:0"):
-            raise DeviceError(f"the opencv backend has no device {device!r}; expected auto, cpu or cuda")
-        on_cuda = device.startswith("cuda")
-        if on_cuda:
-            self._require_cuda()
-        running_device = "cuda:0" if on_cuda else "cpu"
-        self._info = EngineInfo("opencv", _ENGINE, running_device, card.precision, cv2.getNumThreads())
+        self._lock = threading.Lock()  # a net keeps its input and output in itself
+        target = _target(device)
+        engine = _engine(target, options)
+        share_threads(options, cv2.getNumThreads, cv2.setNumThreads)
+        note = "its classic engine" if _IS_5 and engine == "classic" else ""
+        self._info = EngineInfo(
+            "opencv", _ENGINE, "cuda:0" if target == "cuda" else target, card.precision, cv2.getNumThreads(), note=note
+        )
         try:
             with _silence():
-                self._net = self._read(model, on_cuda=on_cuda)
+                self._net = self._read(model, target, engine)
                 self._try()
         except (cv2.error, BackendError) as error:
             raise ModelError(
@@ -58,21 +65,26 @@ class OpenCVBackend:
         return self._info
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the graph's input to its output, both as the card describes them; OpenCV 4 returns labels as float32."""
-        if self._net is None:
-            raise BackendError("this backend is closed")
-        check_batch(batch, self._card)
-        self._check_sides(batch)
-        try:
-            self._net.setInput(batch, self._card.input_name)
-            # A copy: the net writes its next output to the same place.
-            return np.array(self._net.forward(self._card.output_name))
-        except cv2.error as error:
-            raise BackendError(f"OpenCV failed: {one_line(error)}") from error
+        """Map the graph's input to its output, both as the card describes them; OpenCV 4 returns labels as float32.
+
+        From any thread; one runs, the others wait.
+        """
+        with self._lock:
+            if self._net is None:
+                raise BackendError("this backend is closed")
+            check_batch(batch, self._card)
+            self._check_sides(batch)
+            try:
+                self._net.setInput(batch, self._card.input_name)
+                # A copy: the net writes its next output to the same place.
+                return np.array(self._net.forward(self._card.output_name))
+            except cv2.error as error:
+                raise BackendError(f"OpenCV failed: {one_line(error)}") from error
 
     def close(self) -> None:
-        """Free the net."""
-        self._net = None
+        """Free the net as soon as the run that is under way has ended."""
+        with self._lock:
+            self._net = None
 
     def _check_sides(self, batch: NDArray[Any]) -> None:
         """Refuse sides that shrink to one pixel: OpenCV 5 reads past the end of such a map where a graph resizes it.
@@ -80,26 +92,20 @@ class OpenCVBackend:
         A graph of fixed size repeats the pixel instead, which one of open size cannot foresee.
         """
         least = 2 * self._card.stride
-        sides = batch.shape[1:3] if self._card.input_form == "pixels" else batch.shape[2:]
+        rows = self._card.input_axes.index("H")
+        sides = batch.shape[rows : rows + 2]
         if _IS_5 and "size" in self._card.dynamic and min(sides) < least:
             raise BackendError(
                 f"{_ENGINE} takes no sides below {least} pixels of this model, and got {sides}; use --backend ort"
             )
 
-    def _require_cuda(self) -> None:
-        if self._dnn.DNN_TARGET_CUDA not in self._dnn.getAvailableTargets(self._dnn.DNN_BACKEND_CUDA):
-            raise DeviceError(
-                f"cuda was asked for, but this OpenCV ({cv2.__version__}) runs networks on the CPU only, as all builds "
-                "from the package index do; use --device cpu, or --backend ort"
-            )
-
-    def _read(self, model: Path, *, on_cuda: bool) -> Any:
-        engine = "ENGINE_CLASSIC" if on_cuda else "ENGINE_NEW"
-        chosen = [getattr(self._dnn, engine)] if hasattr(self._dnn, engine) else []  # OpenCV 4 has one engine only
+    def _read(self, model: Path, target: str, engine: str) -> Any:
+        chosen = [getattr(self._dnn, f"ENGINE_{engine.upper()}")] if _IS_5 else []  # OpenCV 4 has one engine only
         net = self._dnn.readNetFromONNX(str(model), *chosen)
-        if on_cuda:
-            net.setPreferableBackend(self._dnn.DNN_BACKEND_CUDA)
-            net.setPreferableTarget(self._dnn.DNN_TARGET_CUDA)
+        if target != "cpu":
+            on_cuda = target == "cuda"
+            net.setPreferableBackend(self._dnn.DNN_BACKEND_CUDA if on_cuda else self._dnn.DNN_BACKEND_OPENCV)
+            net.setPreferableTarget(self._dnn.DNN_TARGET_CUDA if on_cuda else self._dnn.DNN_TARGET_OPENCL)
         return net
 
     def _try(self) -> None:
@@ -119,15 +125,53 @@ class OpenCVBackend:
 def _shapes_to_try(card: ModelCard) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     height, width = card.preprocess.size
     for more in (1, 0) if card.dynamic else (0,):  # the default one last: what was allocated for it is used again
-        batch = [1 + more] if "batch" in card.dynamic else []
-        sides = [height + more * card.stride, width + 2 * more * card.stride] if "size" in card.dynamic else []
-        yield _filled(card.input_shape, batch + sides), _filled(card.output_shape, batch + sides)
+        yield shapes_of(card, 1 + more, (height + more * card.stride, width + 2 * more * card.stride))
 
 
-def _filled(shape: Shape, sizes: list[int]) -> tuple[int, ...]:
-    """Put ``sizes`` in the places that a shape leaves open, which have the same order in every shape of a card."""
-    left = iter(sizes)
-    return tuple(next(left) if side is None else side for side in shape)
+def _target(device: str) -> str:
+    """Return ``cpu``, ``cuda`` or ``opencl``, if this OpenCV runs networks there.
+
+    Raises:
+        DeviceError: if it does not; OpenCV itself would warn and take the CPU.
+    """
+    if device in ("auto", "cpu"):
+        return "cpu"
+    if device not in ("cuda", "cuda:0", "opencl"):
+        raise DeviceError(f"the opencv backend has no device {device!r}; expected auto, cpu or cuda, or opencl")
+    dnn: Any = cv2.dnn
+    if device == "opencl":
+        found = dnn.DNN_TARGET_OPENCL in dnn.getAvailableTargets(dnn.DNN_BACKEND_OPENCV) and _has_opencl_gpu()
+        missing = "finds no OpenCL driver of a GPU here"
+    else:
+        found = dnn.DNN_TARGET_CUDA in dnn.getAvailableTargets(dnn.DNN_BACKEND_CUDA)
+        missing = "runs networks on the CPU only, as all builds from the package index do"
+    if not found:
+        raise DeviceError(
+            f"{device} was asked for, but this OpenCV ({cv2.__version__}) {missing}; use --device cpu, or --backend ort"
+        )
+    return device.partition(":")[0]
+
+
+def _has_opencl_gpu() -> bool:
+    """Tell whether OpenCL's default device is a GPU: on others, OpenCV's networks run on the CPU without it."""
+    ocl: Any = cv2.ocl
+    if not ocl.haveOpenCL():
+        return False
+    ocl.setUseOpenCL(True)
+    return bool(ocl.useOpenCL() and ocl.Device_getDefault().type() & ocl.Device_TYPE_GPU)
+
+
+def _engine(target: str, options: EngineOptions) -> str:
+    """Return ``new`` or ``classic``, as asked for or as the target needs.
+
+    Raises:
+        BackendError: if what was asked for does not run there.
+    """
+    if options.engine == "new" and not _IS_5:
+        raise BackendError(f"OpenCV's new engine was asked for, but {_ENGINE} has the classic one only; leave it out")
+    if options.engine == "new" and target != "cpu":
+        raise BackendError(f"OpenCV's new engine runs on the CPU only, not on {target}; leave engine=new out")
+    return options.engine or ("new" if _IS_5 and target == "cpu" else "classic")
 
 
 def _advice(card: ModelCard) -> str:

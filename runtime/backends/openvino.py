@@ -1,18 +1,21 @@
 """OpenVINO, on the CPU."""
 
 import os
+import queue
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import EngineInfo
-from segship.runtime.backends.common import available_cpus, check_batch, import_openvino
+from segship.runtime.backends.common import check_batch, import_openvino
+from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
 from segship.runtime.model_file import check_fits
 
+_KNOWN: Final = frozenset({"threads", "streams", "precision", "cache"})
 _QUANTIZE: Final = "FakeQuantize"  # what OpenVINO makes of ONNX's QuantizeLinear, before a Convert
 
 
@@ -23,13 +26,11 @@ class OpenVINOBackend:
         model: the ``.onnx`` file.
         card: the model's.
         device: ``auto`` or ``cpu``, which are the same.
-        precision: ``file``: what the file is written in, float32 where it holds no narrower numbers; ``engine``: what
-            OpenVINO takes by itself, which is bfloat16 on CPUs that have it: faster, and some labels flip.
+        options: threads, streams, precision and cache. One stream is tuned for latency, several for throughput.
     """
 
-    def __init__(
-        self, model: Path, card: ModelCard, device: str, precision: Literal["file", "engine"] = "file"
-    ) -> None:
+    def __init__(self, model: Path, card: ModelCard, device: str, options: EngineOptions = DEFAULT_OPTIONS) -> None:
+        options.allow("openvino", _KNOWN)
         check_fits(model, card)
         openvino = import_openvino()
         if device not in ("auto", "cpu"):
@@ -37,31 +38,27 @@ class OpenVINOBackend:
                 f"{device!r} was asked for, but the openvino backend has the CPU only: expected auto or cpu; "
                 "use --device cpu, or --backend ort for cuda"
             )
-        settings: dict[str, Any] = {
-            "INFERENCE_NUM_THREADS": available_cpus(),
-            "ENABLE_CPU_PINNING": False,  # the threads that decode want the same cores
-            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
-        }
-        if precision == "file":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
         engine = f"OpenVINO {str(openvino.__version__).partition('-')[0]}"  # the rest names the build
         try:
             core = openvino.Core()
             graph = core.read_model(os.fspath(model))
             if fault := _int8_fault(graph):
                 raise ModelError(f"{model}: {engine} would compute something else than this int8 graph says: {fault}")
-            compiled = core.compile_model(graph, "CPU", settings)
-            self._request: Any = compiled.create_infer_request()
+            compiled = core.compile_model(graph, "CPU", _settings(options))
+            self._requests: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
+            for _ in range(options.streams):
+                self._requests.put(compiled.create_infer_request())
         except RuntimeError as error:
             raise ModelError(f"{model}: {engine} cannot load it ({one_line(error)})") from error
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self._info = EngineInfo(
-            "openvino",
-            engine,
-            "cpu",
-            {"f32": card.precision, "f16": "fp16"}.get(computes_in, computes_in),
-            compiled.get_property("INFERENCE_NUM_THREADS"),
-        )
+        threads, streams = (compiled.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
+        if streams != options.streams:
+            raise BackendError(
+                f"{options.streams} streams were asked for, but OpenVINO runs {streams} on {threads} threads; "
+                "it takes a thread or more for each: ask for fewer streams"
+            )
+        precision = {"f32": card.precision, "f16": "fp16"}.get(computes_in, computes_in)
+        self._info = EngineInfo("openvino", engine, "cpu", precision, threads, streams)
         self._card = card
 
     @property
@@ -70,19 +67,37 @@ class OpenVINOBackend:
         return self._info
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the graph's input to its output, both as the card describes them."""
-        if self._request is None:
+        """Map the graph's input to its output, both as the card describes them; from any thread."""
+        requests = self._requests
+        if requests is None:
             raise BackendError("this backend is closed")
         check_batch(batch, self._card)
+        request = requests.get()
         try:
-            outputs = self._request.infer({self._card.input_name: batch}, share_inputs=True)  # and copies its outputs
+            outputs = request.infer({self._card.input_name: batch}, share_inputs=True)  # and copies its outputs
+            return np.asarray(outputs[self._card.output_name])
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed: {one_line(error)}") from error
-        return np.asarray(outputs[self._card.output_name])
+        finally:
+            requests.put(request)
 
     def close(self) -> None:
-        """Free the compiled model."""
-        self._request = None
+        """Free the compiled model as soon as the runs that are under way have ended."""
+        self._requests = None
+
+
+def _settings(options: EngineOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": options.cpu_threads,
+        "ENABLE_CPU_PINNING": False,  # the threads that decode want the same cores
+        "PERFORMANCE_HINT": "LATENCY" if options.streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": options.streams,
+    }
+    if options.precision == "file":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    if options.cache is not None:
+        settings["CACHE_DIR"] = options.cache
+    return settings
 
 
 def _int8_fault(graph: Any) -> str:

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segship.runtime.card import FORMAT_VERSION, MAX_CARD_BYTES, ModelCard, Network, Provenance
+from segship.runtime.card import (
+    FORMAT_VERSION,
+    MAX_CARD_BYTES,
+    Head,
+    InputForm,
+    ModelCard,
+    Network,
+    Provenance,
+    Task,
+)
 from segship.runtime.certificate import Certificate, Proof
 from segship.runtime.errors import CardError
-from segship.runtime.preprocess import Preprocess
+from segship.runtime.preprocess import Depth, Preprocess, Resize, Scale
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -49,13 +58,19 @@ VERSION_1 = """
 @st.composite
 def preprocesses(draw: st.DrawFn) -> Preprocess:
     channels = draw(st.sampled_from([1, 3]))
+    depth: Depth = draw(st.sampled_from(["uint8", "uint16"]))
+    scale: Scale = draw(st.sampled_from(["full_scale", "image_max"]))
+    resize: Resize = draw(st.sampled_from(["stretch", "letterbox", "pad"]))
+    is_black = resize == "stretch" or scale == "image_max"
     return Preprocess(
         size=(draw(st.integers(1, 16384)), draw(st.integers(1, 16384))),
         channels=channels,
-        depth=draw(st.sampled_from(["uint8", "uint16"])),
+        depth=depth,
+        resize=resize,
+        fill=0 if is_black else draw(st.integers(0, 255 if depth == "uint8" else 65535)),
         interpolation=draw(st.sampled_from(["linear_exact", "linear_float"])),
         color_order="grey" if channels == 1 else draw(st.sampled_from(["RGB", "BGR"])),
-        scale=draw(st.sampled_from(["full_scale", "image_max"])),
+        scale=scale,
         mean=tuple(draw(st.lists(NUMBER, min_size=channels, max_size=channels))),
         std=tuple(draw(st.lists(st.floats(1e-9, 1e9), min_size=channels, max_size=channels))),
     )
@@ -77,20 +92,32 @@ CERTIFICATES = st.builds(Certificate, TEXT, TEXT, TEXT, NUMBER, NUMBER, st.lists
 @st.composite
 def cards(draw: st.DrawFn) -> ModelCard:
     names = draw(st.lists(TEXT, min_size=1, max_size=5, unique=True))
-    tile_overlap = draw(st.none() | st.floats(0, 0.9))
-    frame = draw(st.none() | st.tuples(*[st.integers(1, 16384)] * 2)) if tile_overlap is None else None
-    open_axes = st.sampled_from([(), ("batch",)] if frame else [(), ("batch",), ("size",), ("batch", "size")])
     preprocess = draw(preprocesses())
+    is_stretched = preprocess.resize == "stretch"
+    tile_overlap = draw(st.none() | st.floats(0, 0.9)) if is_stretched else None
+    may_have_frame = tile_overlap is None and is_stretched
+    frame = draw(st.none() | st.tuples(*[st.integers(1, 16384)] * 2)) if may_have_frame else None
+    open_axes: st.SearchStrategy[Any] = st.sampled_from(
+        [(), ("batch",)] if frame else [(), ("batch",), ("size",), ("batch", "size")]
+    )
+    head: Head = draw(st.sampled_from(["logits", "probabilities", "labels"])) if tile_overlap is None else "logits"
+    form: InputForm = "pixels" if frame else draw(st.sampled_from(["float", "pixels"]))
+    task: Task = draw(st.sampled_from(["multiclass", "binary"])) if len(names) == 2 else "multiclass"
+    has_one_plane = head == "labels" or task == "binary" or len(names) == 1
     color = st.tuples(*[st.integers(0, 255)] * 3)
     return ModelCard(
         class_names=tuple(names),
         palette=tuple(draw(color) for _ in names),
         preprocess=preprocess,
-        task=draw(st.sampled_from(["multiclass", "binary"])) if len(names) == 2 else "multiclass",
+        task=task,
         threshold=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
         tile_overlap=tile_overlap,
-        head=draw(st.sampled_from(["logits", "probabilities", "labels"])) if tile_overlap is None else "logits",
-        input_form="pixels" if frame else draw(st.sampled_from(["float", "pixels"])),
+        head=head,
+        input_form=form,
+        input_layout=draw(st.sampled_from([None, "NCHW", "NHWC"])),
+        input_type="float32" if form == "pixels" else draw(st.sampled_from(["float32", "float16"])),
+        output_layout=draw(st.sampled_from([None, "NCHW", "NHWC", *(["NHW"] if has_one_plane else [])])),
+        output_stride=1 if frame else draw(st.integers(1, 64)),
         frame=frame,
         dynamic=draw(open_axes),
         stride=draw(st.sampled_from([1, math.gcd(*preprocess.size)])),
@@ -164,7 +191,7 @@ def test_deep_nesting_is_a_card_error(depth: int) -> None:
 
 def test_a_newer_format_version_is_refused_whatever_else_it_holds() -> None:
     text = json.dumps({"format_version": FORMAT_VERSION + 1, "something": "new"})
-    with pytest.raises(CardError, match=r"here: .*version 4; this segship reads up to 3; upgrade segship"):
+    with pytest.raises(CardError, match=r"here: .*version 5; this segship reads up to 4; upgrade segship"):
         ModelCard.from_json(text, origin="here")
 
 
@@ -178,8 +205,20 @@ def test_a_card_of_version_1_is_one_of_whole_pictures_with_a_logit_for_each_clas
 
 def test_a_card_of_version_1_is_written_again_as_one_of_the_current_version() -> None:
     written = json.loads(ModelCard.from_json(VERSION_1, origin="here").to_json())
-    assert written["format_version"] == FORMAT_VERSION == 3
-    assert {"task", "threshold", "tile_overlap"} <= written.keys()
+    assert written["format_version"] == FORMAT_VERSION == 4
+    assert {"task", "threshold", "tile_overlap", "input_layout", "output_stride"} <= written.keys()
+
+
+def test_a_card_of_version_3_is_one_of_a_graph_of_segships_own_that_stretches_pictures() -> None:
+    old = json.loads(CERTIFIED.to_json()) | {"format_version": 3}
+    for key in ("input_layout", "input_type", "output_layout", "output_stride"):
+        del old[key]
+    for key in ("resize", "fill"):
+        del old["preprocess"][key]
+    card = ModelCard.from_json(json.dumps(old), origin="here")
+    assert card == CERTIFIED
+    assert (card.input_axes, card.output_axes, card.input_dtype, card.output_stride) == ("NCHW", "NCHW", "float32", 1)
+    assert (card.preprocess.resize, card.preprocess.fill) == ("stretch", 0)
 
 
 def test_a_binary_network_has_two_classes_and_one_logit() -> None:
@@ -208,7 +247,7 @@ def test_a_card_that_is_too_long_is_not_parsed() -> None:
         ({"preprocess": {"size": [48]}}, "card.preprocess.size has 1 values; expected 2"),
         ({"preprocess": {"size": [48, "64"]}}, r"card.preprocess.size\[1\] is '64'; expected int"),
         ({"preprocess": {"size": [48, 0]}}, "each side must lie in 1…16384"),
-        ({"preprocess": {"size": [48, 64], "resize": "crop"}}, "'crop'; expected one of stretch"),
+        ({"preprocess": {"size": [48, 64], "resize": "crop"}}, "'crop'; expected one of stretch, letterbox, pad"),
         ({"preprocess": 3}, "card.preprocess is '3'; expected an object"),
         ({"head": "masks"}, "card.head is 'masks'; expected one of logits, probabilities, labels"),
         ({"ignore_index": True}, "card.ignore_index is 'True'; expected int"),
@@ -225,6 +264,21 @@ def test_a_card_that_is_too_long_is_not_parsed() -> None:
         ({"tile_overlap": 0.95}, r"tile_overlap is 0\.95; expected 0…0\.9"),
         ({"tile_overlap": 0, "head": "labels"}, "tile_overlap is 0.0 and its head labels.*export with --head logits"),
         ({"tile_overlap": 0, "input_form": "pixels", "frame": [9, 7]}, r"its frame \(9, 7\), but tiles"),
+        ({"input_layout": "CHWN"}, r"card\.input_layout is 'CHWN'; expected one of NCHW, NHWC"),
+        ({"input_type": "float64"}, "card.input_type is 'float64'; expected one of float32, float16"),
+        ({"input_type": "float16", "input_form": "pixels"}, "input is pixels, which are no floats"),
+        ({"output_layout": "NHW"}, "output_layout is NHW, but 2 logits a pixel need an axis of their own"),
+        ({"output_stride": 0}, r"output_stride is 0; expected 1…64"),
+        ({"output_stride": 65}, r"output_stride is 65; expected 1…64"),
+        ({"frame": [9, 7], "input_form": "pixels", "output_stride": 4}, "has a frame.*output_stride 4"),
+        (
+            {"frame": [9, 7], "input_form": "pixels", "preprocess": {"size": [48, 64], "resize": "pad"}},
+            "has a frame, and resize pad.*graphs only stretch frames",
+        ),
+        (
+            {"tile_overlap": 0.5, "preprocess": {"size": [48, 64], "resize": "letterbox"}},
+            "preprocess.resize letterbox, but tiles have the network's size already",
+        ),
         ({"frame": [9, 7]}, "has a frame, so its input must be pixels"),
         ({"frame": [9, 7], "input_form": "pixels", "dynamic": ["size"]}, "and its size not dynamic"),
         ({"frame": [9, 0], "input_form": "pixels"}, r"frame is \(9, 0\); each side must lie in 1…16384"),
@@ -296,9 +350,23 @@ def test_a_graph_with_an_open_size_takes_multiples_of_its_stride_and_no_other() 
         ({"dynamic": ("batch",)}, (None, 3, 2, 4), (None, 2, 2, 4)),
         ({"dynamic": ("batch", "size")}, (None, 3, None, None), (None, 2, None, None)),
         ({"task": "binary", "head": "probabilities"}, (1, 3, 2, 4), (1, 1, 2, 4)),
+        ({"input_layout": "NHWC", "output_layout": "NHWC"}, (1, 2, 4, 3), (1, 2, 4, 2)),
+        ({"input_form": "pixels", "input_layout": "NCHW"}, (1, 3, 2, 4), (1, 2, 2, 4)),
+        ({"head": "labels", "output_layout": "NCHW"}, (1, 3, 2, 4), (1, 1, 2, 4)),
+        ({"head": "labels", "output_layout": "NHWC", "dynamic": ("size",)}, (1, 3, None, None), (1, None, None, 1)),
+        ({"task": "binary", "output_layout": "NHW"}, (1, 3, 2, 4), (1, 2, 4)),
+        ({"output_stride": 3}, (1, 3, 2, 4), (1, 2, 1, 2)),
+        ({"output_stride": 3, "dynamic": ("batch", "size")}, (None, 3, None, None), (None, 2, None, None)),
     ],
 )
 def test_a_card_says_what_its_graph_takes_and_returns(change: dict[str, Any], takes: Any, returns: Any) -> None:
     form = Preprocess((2, 4))
     card = dataclasses.replace(ModelCard(("a", "b"), ((0, 0, 0), (9, 9, 9)), form), **change)
     assert (card.input_shape, card.output_shape) == (takes, returns)
+
+
+def test_what_a_graph_leaves_open_takes_the_values_that_are_asked_about() -> None:
+    card = ModelCard(("a", "b"), ((0, 0, 0), (9, 9, 9)), Preprocess((8, 12)), output_stride=4)
+    assert card.shapes_of(5, (16, 33)) == ((1, 3, 8, 12), (1, 2, 2, 3))
+    open_card = dataclasses.replace(card, dynamic=("batch", "size"), input_layout="NHWC", output_layout="NHWC")
+    assert open_card.shapes_of(5, (16, 33)) == ((5, 16, 33, 3), (5, 4, 9, 2))

@@ -265,7 +265,7 @@ def test_an_engine_that_is_not_installed_is_listed_or_an_error_if_it_was_asked_f
     load = module.load_backend
     monkeypatch.setattr(module, "load_backend", load_without_opencv)
     check = check_model(conv_model)
-    assert check.missing == {"opencv": "install it so"}
+    assert check.missing["opencv"] == "install it so"
     assert check.faults == []
     with pytest.raises(MissingExtraError):
         check_model(conv_model, backends=["opencv"])

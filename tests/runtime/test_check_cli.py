@@ -184,6 +184,29 @@ def test_a_foreign_model_gets_a_card_and_runs(check: Command, foreign: Path, con
         np.testing.assert_array_equal(described(picture).labels, original(picture).labels)
 
 
+def test_how_pictures_are_brought_to_size_is_kept(check: Command, foreign: Path) -> None:
+    output = foreign.with_name("described.onnx")
+    status, out, err = check("card", foreign, *VALUES, *MORE, "--resize", "letterbox", "--fill", "114", "-o", output)
+    assert (status, err) == (0, "")
+    assert "letterbox, linear_exact, filled with 114" in out
+    assert (read_card(output).preprocess.resize, read_card(output).preprocess.fill) == ("letterbox", 114)
+    assert check("card", output, "-o", foreign.with_name("again.onnx"))[0] == 2
+
+
+def test_what_a_file_of_ultralytics_says_is_shown_and_kept_without_values(check: Command, foreign: Path) -> None:
+    model = onnx.load(foreign)
+    names = str(dict(enumerate("abcdef")))
+    onnx.helper.set_model_props(model, {"author": "Ultralytics", "task": "semantic", "names": names})
+    onnx.save(model, foreign)
+    status, out, err = check("card", foreign)
+    assert (status, err) == (0, "")
+    assert "letterbox, linear_exact, filled with 114" in out
+    output = foreign.with_name("kept.onnx")
+    assert check("card", foreign, "-q", "-o", output) == (0, "", "")
+    assert read_card(output).class_names == tuple("abcdef")
+    assert not has_card(foreign)
+
+
 def test_a_model_is_changed_in_place_only_if_that_is_asked_for(check: Command, foreign: Path) -> None:
     before = foreign.read_bytes()
     status, _, err = check("card", foreign, *VALUES, *MORE)
@@ -209,13 +232,16 @@ def test_a_card_file_is_embedded(check: Command, foreign: Path, conv_card: Model
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (VALUES, 1, "the card lacks what only you know: give --color-order, --scale, --head; or a whole card"),
-        ((*VALUES, *MORE, "--class-names", "a,b"), 1, "but its graph has (1, 6, 24, 32)"),
+        (VALUES, 1, "the card lacks what only you know: give --color-order, --scale; or a whole card"),
+        ((*VALUES, *MORE, "--class-names", "a,b"), 1, "returns logits (1, 6, 24, 32), which cannot be logits of"),
+        ((*VALUES, *MORE, "--fill", "9"), 1, "fill is 9 and resize is stretch"),
+        ((*VALUES, *MORE, "--output-stride", "2"), 1, "but its graph has (1, 6, 24, 32)"),
         ((*VALUES, *MORE, "--size", "48x64"), 1, "but its graph has (1, 3, 24, 32)"),
         ((*VALUES, *MORE, "--input-name", "other"), 1, "--input-name is 'other', but the graph has image"),
         (("--card", "x.json", "--scale", "full_scale"), 2, "give it alone"),
         (("--color-order", "RBG"), 2, "'RBG' is not one of"),
-        ((), 2, "-o writes a model with a new card"),
+        (("--resize", "crop"), 2, "'crop' is not one of"),
+        ((), 1, "the card lacks what only you know: give --class-names (the graph returns (1, 6, 24, 32)), --mean"),
         (("--card", "x.json"), 1, "x.json: the card cannot be read"),
     ],
 )

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import struct
 import warnings
@@ -17,7 +18,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from segship.runtime.errors import ImageError
-from segship.runtime.images import read_image
+from segship.runtime.images import ImageSource, Page, read_image
 
 WriteDeep = Callable[..., Path]
 RNG = np.random.default_rng(5)
@@ -32,7 +33,7 @@ def save(path: Path, pixels: NDArray[np.uint8] | PillowImage.Image, **options: A
     return path
 
 
-def read_color(source: Path | PillowImage.Image) -> NDArray[np.uint8]:
+def read_color(source: ImageSource) -> NDArray[np.uint8]:
     return read_image(source, channels=3, depth="uint8")
 
 
@@ -262,8 +263,20 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path) -> None:
     header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + path.read_bytes()[24:29]
     content = path.read_bytes()
     path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
-    with pytest.raises(ImageError, match=r"bomb\.png.*400000000 pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.png: 20000×20000 = 400 Mpx, above --max-pixels 178956970; raise it"):
         read_color(path)
+    with pytest.raises(ImageError, match=r"bomb\.png: damaged"):  # allowed, and not there
+        read_image(path, channels=3, depth="uint8", max_pixels=400_000_000)
+
+
+def test_a_large_picture_is_read_if_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 10)  # as a process may set it for itself: not asked
+    for suffix in (".png", ".jpg", ".bmp", ".tif"):
+        path = save(tmp_path / f"a{suffix}", COLOR)
+        assert read_image(path, channels=3, depth="uint8", max_pixels=54).shape == COLOR.shape
+        with pytest.raises(ImageError, match="9×6 = 0 Mpx, above --max-pixels 53"):
+            read_image(path, channels=3, depth="uint8", max_pixels=53)
+    assert PillowImage.MAX_IMAGE_PIXELS == 10
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -345,8 +358,85 @@ def test_an_array_that_is_no_picture_says_what_one_is(array: NDArray[np.uint8], 
 def test_a_tiff_of_several_pages_is_not_guessed_at(tmp_path: Path) -> None:
     pages = [PillowImage.new("RGB", (8, 6), (page, page, page)) for page in (10, 20, 30)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(ImageError, match=r"pages\.tif: the file holds 3 pages"):
-        read_image(tmp_path / "pages.tif", channels=3, depth="uint8")
+    path = tmp_path / "pages.tif"
+    with pytest.raises(ImageError, match=r"pages\.tif: the file holds 3 pages; say which is meant: Page\(path, number"):
+        read_color(path)
+    with pytest.raises(ImageError, match="image: the file holds 3 pages"):
+        read_color(path.read_bytes())
+    with PillowImage.open(path) as image, pytest.raises(ImageError, match=r"pages\.tif: the file holds 3 pages"):
+        read_color(image)
+    for number, value in enumerate((10, 20, 30)):
+        np.testing.assert_array_equal(read_color(Page(path, number)), np.full((6, 8, 3), value))
+    with pytest.raises(ImageError, match=r"pages\.tif\[page 4\]: the file has no such page"):
+        read_color(Page(path, 3))
+    with pytest.raises(ImageError, match=r"a\.png\[page 1\]: a PNG file has no pages"):
+        read_color(Page(save(tmp_path / "a.png", COLOR), 0))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_each_16_bit_page_keeps_its_own_bits_and_turn(tmp_path: Path, channels: int, compression: str) -> None:
+    stack = RNG.integers(0, 65536, (3, 6, 9, channels)).astype(np.uint16)
+    path = tmp_path / "stack.tif"
+    code = {"raw": 1, "tiff_lzw": 5, "tiff_adobe_deflate": 8}[compression]
+    pages = [np.ascontiguousarray(page[..., ::-1]) for page in stack]
+    cv2.imwritemulti(str(path), pages, [cv2.IMWRITE_TIFF_COMPRESSION, code])
+    for number, page in enumerate(stack):
+        np.testing.assert_array_equal(read_image(Page(path, number), channels=channels, depth="uint16"), page)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_an_animation_is_no_picture(tmp_path: Path, kind: str) -> None:
+    frames = [PillowImage.new("RGB", (8, 6), (value, 0, 0)) for value in (10, 200)]
+    path = tmp_path / f"moving.{kind.lower()}"
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"moving\.[a-z]*: an animation of 2 frames and no picture; save the frame"):
+        read_color(path)
+
+
+def test_a_picture_in_memory_is_read_like_its_file(tmp_path: Path, write_deep_png: WriteDeep) -> None:
+    for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp"):
+        path = save(tmp_path / f"a{suffix}", COLOR)
+        np.testing.assert_array_equal(read_color(path.read_bytes()), read_color(path))
+    content = write_deep_png(tmp_path / "deep.png", DEEP[..., :3]).read_bytes()
+    np.testing.assert_array_equal(read_image(content, channels=3, depth="uint16"), DEEP[..., :3])
+    with pytest.raises(ImageError, match=r"^image: no picture that can be read"):
+        read_color(b"text")
+
+
+def test_an_error_on_the_way_to_a_picture_is_raised_where_it_is_read() -> None:
+    with pytest.raises(ImageError, match="gone"):
+        read_image(ImageError("gone"), channels=3, depth="uint8")
+
+
+def test_messages_call_a_picture_as_they_are_told_to() -> None:
+    with pytest.raises(ImageError, match=r"^video\.mp4 frame 7: a colour picture"):
+        read_image(COLOR, channels=1, depth="uint8", name="video.mp4 frame 7")
+
+
+@pytest.mark.parametrize("name", ["with space.png", "Straße ☂ 道路.jpg", os.fsdecode(b"not text \xff\xfe.png")])
+def test_any_name_that_a_file_may_have_is_read(tmp_path: Path, write_deep_png: WriteDeep, name: str) -> None:
+    assert read_color(save(tmp_path / name, COLOR)).shape == COLOR.shape
+    deep = write_deep_png(tmp_path / f"deep {name}", DEEP[..., :3])
+    np.testing.assert_array_equal(read_image(deep, channels=3, depth="uint16"), DEEP[..., :3])
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ImageError) as caught:
+        read_color(tmp_path / name)
+    str(caught.value).encode()  # printable
+
+
+def test_a_pipe_or_device_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(ImageError, match=r"a pipe or a device and no file; pipe pictures to - instead"):
+            read_color(path)
+
+
+def test_a_file_of_many_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "huge.png", COLOR)
+    os.truncate(path, 5 << 30)  # sparse
+    with pytest.raises(ImageError, match=r"huge\.png: 5 GiB, more than an encoded picture has \(4 GiB\)"):
+        read_color(path)
 
 
 def test_a_pillow_image_that_has_lost_half_its_bits_is_refused(tmp_path: Path, write_deep_png: WriteDeep) -> None:

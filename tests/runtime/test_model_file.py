@@ -57,7 +57,19 @@ def test_other_domains_open_sizes_and_other_metadata_are_told_apart(tmp_path: Pa
     path.write_bytes(SMALL)
     metadata = {"segship": "text of segship", "other": "text of other"}
     shape = (1, 3, 4, None)
-    assert read_onnx_header(path) == OnnxHeader(13, metadata, {"image": shape}, {"logits": shape})
+    types = {"image": "float32", "logits": "float32"}
+    assert read_onnx_header(path) == OnnxHeader(13, metadata, {"image": shape}, {"logits": shape}, types)
+
+
+def test_weights_that_an_old_file_counts_among_its_inputs_are_none(tmp_path: Path) -> None:
+    model = _small_model()
+    model.graph.input.append(onnx.helper.make_tensor_value_info("weights", onnx.TensorProto.FLOAT, [6]))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.ClearField("elem_type")
+    path = tmp_path / "old.onnx"
+    path.write_bytes(model.SerializeToString())
+    header = read_onnx_header(path)
+    assert (list(header.inputs), header.types) == (["image"], {"image": "float16"})
 
 
 @MANY
@@ -127,6 +139,28 @@ def test_the_card_is_the_same_in_the_model_and_in_its_checkpoint(tiny_model: Pat
     from_model, from_checkpoint = read_card(tiny_model), read_card(tiny_checkpoint)
     assert len(from_model.provenance.checkpoint_sha256) == 64
     assert dataclasses.replace(from_model, provenance=from_checkpoint.provenance, certificate=None) == from_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "words"),
+    [
+        ("input", onnx.TensorProto.UINT8, "says that it takes float32, but its graph takes uint8; this card is not"),
+        ("input", onnx.TensorProto.FLOAT16, "takes float32, but its graph takes float16"),
+        (
+            "output",
+            onnx.TensorProto.INT64,
+            "says that it returns logits, but its graph returns int64; expected float32",
+        ),
+    ],
+)
+def test_a_card_of_another_type_than_its_graphs_is_not_its(
+    conv_model: Path, conv_card: ModelCard, place: str, kind: int, words: str
+) -> None:
+    model = onnx.load(conv_model)
+    getattr(model.graph, place)[0].type.tensor_type.elem_type = kind
+    onnx.save(model, conv_model)
+    with pytest.raises(ModelError, match=words):
+        check_fits(conv_model, conv_card)
 
 
 def test_a_model_without_card_says_what_to_do(tiny_model: Path, with_card: Callable[..., Path]) -> None:

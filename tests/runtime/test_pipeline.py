@@ -1,51 +1,71 @@
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segship.runtime.pipeline import overlapped
+from segship.runtime.pipeline import Crew, overlapped
 
 SECONDS = 30  # how long a test waits for what must happen before it fails
+CREWS = [Crew(), Crew(2, 2, 1, 0), Crew(1, 1, 1, 0), Crew(4, 2, 3, 2), Crew(3, 1, 4, 1)]
+
+
+def times_ten(values: Sequence[int]) -> list[int]:
+    return [value * 10 for value in values]
+
+
+def unchanged(values: Sequence[int]) -> Sequence[int]:
+    return values
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(), max_size=30))
-def test_results_come_in_the_order_of_the_items(items: list[int]) -> None:
-    stages = overlapped(items, before=lambda x: x + 1, network=lambda x: x * 10, after=str)
-    assert [(item, done.result()) for item, done in stages] == [(item, str((item + 1) * 10)) for item in items]
+@given(st.lists(st.integers(), max_size=30), st.sampled_from(CREWS))
+def test_results_come_in_the_order_of_the_items(items: list[int], crew: Crew) -> None:
+    outcomes = overlapped(items, before=lambda x: x + 1, network=times_ten, after=str, crew=crew)
+    assert [(one.item, one.result()) for one in outcomes] == [(item, str((item + 1) * 10)) for item in items]
 
 
+@pytest.mark.parametrize("crew", CREWS)
 @pytest.mark.parametrize("broken", ["before", "network", "after"])
-def test_an_error_stays_with_its_item(broken: str) -> None:
+def test_an_error_stays_with_its_item(broken: str, crew: Crew) -> None:
     def stage(name: str, value: int) -> int:
         if name == broken and value == 2:
             raise ValueError(f"{name} of {value}")
         return value
 
-    stages = overlapped(
+    outcomes = overlapped(
         range(5),
         before=lambda value: stage("before", value),
-        network=lambda value: stage("network", value),
+        network=lambda values: [stage("network", value) for value in values],
         after=lambda value: stage("after", value),
+        crew=crew,
     )
-    outcomes = [done.exception() or done.result() for _, done in stages]
-    assert str(outcomes.pop(2)) == f"{broken} of 2"
-    assert outcomes == [0, 1, 3, 4]
+    found = [one.error or one.result() for one in outcomes]
+    assert str(found.pop(2)) == f"{broken} of 2"
+    assert found == [0, 1, 3, 4]
 
 
-def test_an_error_of_the_items_themselves_is_raised() -> None:
+def test_the_error_of_an_item_is_raised_by_its_result() -> None:
+    (outcome,) = overlapped([1], before=int, network=unchanged, after=lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        outcome.result()
+
+
+def test_an_error_of_the_items_themselves_is_raised_after_those_before() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise OSError("the camera is gone")
 
+    outcomes = overlapped(items(), before=int, network=unchanged, after=int)
+    assert next(outcomes).result() == 1
     with pytest.raises(OSError, match="the camera is gone"):
-        list(overlapped(items(), before=int, network=int, after=int))
+        next(outcomes)
 
 
-def test_an_endless_source_is_read_only_a_little_ahead() -> None:
+@pytest.mark.parametrize("crew", CREWS)
+def test_an_endless_source_is_read_only_a_little_ahead(crew: Crew) -> None:
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -53,26 +73,79 @@ def test_an_endless_source_is_read_only_a_little_ahead() -> None:
             read.append(number)
             yield number
 
-    stages = overlapped(items(), before=int, network=int, after=int)
+    outcomes = overlapped(items(), before=int, network=unchanged, after=int, crew=crew)
     for taken in range(1, 20):
-        next(stages)
-        assert len(read) < taken + 6
-    stages.close()
+        next(outcomes)
+        assert len(read) <= taken + crew.in_flight
+    outcomes.close()
 
 
-def test_the_network_runs_in_one_thread_and_in_order() -> None:
-    threads: set[int] = set()
-    order: list[int] = []
+def test_no_more_runs_of_the_network_are_made_at_once_than_there_may_be() -> None:
+    at_once: list[int] = []
+    lock, running = threading.Lock(), 0
 
-    def network(value: int) -> int:
-        threads.add(threading.get_ident())
-        order.append(value)
+    def network(values: Sequence[int]) -> Sequence[int]:
+        nonlocal running
+        with lock:
+            running += 1
+            at_once.append(running)
+        threading.Event().wait(0.002)
+        with lock:
+            running -= 1
+        return values
+
+    list(overlapped(range(40), before=int, network=network, after=int, crew=Crew(6, 2, 1, 0)))
+    assert max(at_once) == 2
+
+
+def test_two_runs_of_the_network_go_on_at_once() -> None:
+    meeting = threading.Barrier(2, timeout=SECONDS)
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        meeting.wait()
+        return values
+
+    list(overlapped(range(4), before=int, network=network, after=int, crew=Crew(2, 2, 1, 0)))
+
+
+def test_batches_are_filled_and_the_rest_is_not_waited_for() -> None:
+    sizes: list[int] = []
+    fifth_is_ready = threading.Event()
+
+    def before(value: int) -> int:
+        if value == 5:
+            fifth_is_ready.set()
         return value
 
-    list(overlapped(range(40), before=int, network=network, after=int))
-    assert order == list(range(40))
-    assert len(threads) == 1
-    assert threading.get_ident() not in threads
+    def network(values: Sequence[int]) -> Sequence[int]:
+        assert fifth_is_ready.wait(SECONDS)  # meanwhile the next ones are prepared
+        sizes.append(len(values))
+        return values
+
+    list(overlapped(range(10), before=before, network=network, after=int, crew=Crew(2, 1, 4, 1)))
+    assert sum(sizes) == 10
+    assert max(sizes) == 4
+
+
+def test_one_item_that_breaks_a_batch_does_not_take_the_others_with_it() -> None:
+    sizes: list[int] = []
+    last_is_ready = threading.Event()
+
+    def before(value: int) -> int:
+        if value == 5:
+            last_is_ready.set()
+        return value
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        assert last_is_ready.wait(SECONDS)
+        sizes.append(len(values))
+        if 3 in values:
+            raise ValueError("3")
+        return values
+
+    outcomes = list(overlapped(range(6), before=before, network=network, after=int, crew=Crew(2, 1, 6, 1)))
+    assert [one.error is None for one in outcomes] == [True, True, True, False, True, True]
+    assert max(sizes) > 1
 
 
 def test_the_next_picture_is_read_while_the_network_runs() -> None:
@@ -83,23 +156,37 @@ def test_the_next_picture_is_read_while_the_network_runs() -> None:
             second_is_ready.set()
         return value
 
-    def network(value: int) -> bool:
-        return second_is_ready.wait(SECONDS)
+    def network(values: Sequence[int]) -> list[bool]:
+        return [second_is_ready.wait(SECONDS) for _ in values]
 
-    assert all(done.result() for _, done in overlapped(range(2), before=before, network=network, after=bool))
+    assert all(one.result() for one in overlapped(range(2), before=before, network=network, after=bool))
 
 
 def test_a_result_is_finished_while_the_network_runs_on() -> None:
     first_is_done = threading.Event()
 
-    def network(value: int) -> bool:
-        return value == 0 or first_is_done.wait(SECONDS)
+    def network(values: Sequence[int]) -> list[bool]:
+        return [value == 0 or first_is_done.wait(SECONDS) for value in values]
 
     def after(raw: bool) -> bool:
         first_is_done.set()
         return raw
 
-    assert all(done.result() for _, done in overlapped(range(2), before=int, network=network, after=after))
+    assert all(one.result() for one in overlapped(range(2), before=int, network=network, after=after))
+
+
+def test_a_result_is_handed_on_while_the_source_waits_for_its_next_picture() -> None:
+    first_is_taken = threading.Event()
+
+    def camera() -> Iterator[int]:
+        yield 0
+        assert first_is_taken.wait(SECONDS)
+        yield 1
+
+    outcomes = overlapped(camera(), before=int, network=unchanged, after=int)
+    assert next(outcomes).result() == 0
+    first_is_taken.set()
+    assert next(outcomes).result() == 1
 
 
 def test_closing_early_ends_the_threads_and_reads_no_further() -> None:
@@ -111,12 +198,24 @@ def test_closing_early_ends_the_threads_and_reads_no_further() -> None:
             read.append(number)
             yield number
 
-    stages = overlapped(items(), before=int, network=int, after=int)
-    next(stages)
-    stages.close()
-    assert len(read) <= 6
+    outcomes = overlapped(items(), before=int, network=unchanged, after=int)
+    next(outcomes)
+    outcomes.close()
+    count = len(read)
+    assert count <= 1 + Crew().in_flight
     assert threading.active_count() == before_count
+    assert len(read) == count
 
 
-def test_no_items_give_no_results() -> None:
-    assert list(overlapped([], before=int, network=int, after=int)) == []
+def test_closing_does_not_wait_for_a_source_that_sends_nothing() -> None:
+    may_end = threading.Event()
+
+    def camera() -> Iterator[int]:
+        yield 0
+        may_end.wait(SECONDS)
+
+    outcomes = overlapped(camera(), before=int, network=unchanged, after=int)
+    next(outcomes)
+    outcomes.close()
+    assert not may_end.is_set()
+    may_end.set()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
-from segship.runtime.errors import CardError
+from segship.runtime.errors import CardError, ImageError
+from segship.runtime.labels import resize_labels
 from segship.runtime.preprocess import FULL_SCALE, Depth, Preprocess
 
 DEPTHS: list[Depth] = ["uint8", "uint16"]
@@ -100,7 +101,7 @@ def test_the_pictures_largest_value_becomes_one() -> None:
     st.integers(1, 30), st.integers(1, 30), st_numpy.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)))
 )
 def test_resized_labels_hold_no_new_ids(height: int, width: int, labels: NDArray[np.uint8]) -> None:
-    resized = Preprocess((height, width)).geometry_of_labels(labels)
+    resized = Preprocess((height, width)).geometry_of_labels(labels, 255)
     assert resized.shape == (height, width)
     assert resized.dtype == labels.dtype
     assert set(np.unique(resized)) <= set(np.unique(labels))
@@ -117,8 +118,103 @@ def test_resized_labels_hold_no_new_ids(height: int, width: int, labels: NDArray
         ({"mean": (0.5, float("nan"), 0)}, "expected 3 finite numbers"),
         ({"std": (1, 1, float("inf"))}, "preprocess.std.*3 finite"),
         ({"std": (1, 0, 1)}, "every value must be above 0"),
+        ({"resize": "pad", "fill": 256}, "preprocess.fill is 256; expected 0…255"),
+        ({"resize": "pad", "fill": -1}, "preprocess.fill is -1"),
+        ({"fill": 114}, "fill is 114 and resize is stretch, which adds nothing"),
+        ({"resize": "letterbox", "fill": 114, "scale": "image_max"}, "count the filling as a part of the picture"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(CardError, match=words):
         Preprocess(**{"size": (4, 4)} | values)
+
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+@settings(max_examples=60, deadline=None)
+@given(forms_and_pictures())
+def test_normalising_is_one_product_and_one_sum_in_float32(case: tuple[Preprocess, NDArray[Any]]) -> None:
+    form, picture = case
+    picture = form.geometry(picture)
+    gain, bias = form.gain_and_bias(picture.max())
+    values = picture[..., :: -1 if form.color_order == "BGR" else 1].astype(np.float32) * gain + bias
+    np.testing.assert_array_equal(form.normalise(picture), values.transpose(2, 0, 1)[None])
+
+
+@settings(max_examples=100, deadline=None)
+@given(SHAPES, SHAPES)
+def test_a_letterboxed_picture_lies_in_the_middle_with_its_aspect_ratio_and_touches_two_sides(
+    size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    form = Preprocess(size, resize="letterbox")
+    lengths, scale = form.content_size(shape), min(size[0] / shape[0], size[1] / shape[1])
+    assert any(length == side for length, side in zip(lengths, size, strict=True))
+    for place, length, side, own in zip(form.content(shape), lengths, size, shape, strict=True):
+        before, after = place.start, side - place.stop
+        assert 0 <= before <= after <= before + 1
+        assert 1 <= length <= side
+        assert length == 1 or abs(length - scale * own) <= 0.5 + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, SHAPES, st.sampled_from([1, 3]), st.sampled_from(DEPTHS))
+def test_a_letterboxed_picture_is_the_stretched_one_among_filling(
+    size: tuple[int, int], shape: tuple[int, int], channels: int, depth: Depth
+) -> None:
+    kind: Any = GREY if channels == 1 else {}
+    fill = 114 if depth == "uint8" else 40000
+    form = Preprocess(size, depth=depth, resize="letterbox", fill=fill, **kind)
+    picture = np.random.default_rng(1).integers(0, FULL_SCALE[depth], (*shape, channels), depth)
+    boxed, content = form.geometry(picture), form.content(shape)
+    stretched = Preprocess(form.content_size(shape), depth=depth, **kind).geometry(picture)
+    assert boxed.shape == (*size, channels)
+    assert boxed.dtype == depth
+    np.testing.assert_array_equal(boxed[content], stretched)
+    rest = np.ones(size, bool)
+    rest[content] = False
+    assert (boxed[rest] == fill).all()
+
+
+def test_letterboxing_rounds_halves_to_the_even_number_and_puts_the_odd_row_below() -> None:
+    assert Preprocess((10, 10), resize="letterbox").content((5, 20)) == (slice(4, 6), slice(0, 10))  # 2.5 rows
+    assert Preprocess((10, 10), resize="letterbox").content((7, 20)) == (slice(3, 7), slice(0, 10))  # 3.5 rows
+    assert Preprocess((640, 640), resize="letterbox").content((1, 4000, 3)) == (slice(319, 320), slice(0, 640))
+    assert Preprocess((9, 4), resize="letterbox").content((4, 4)) == (slice(2, 6), slice(0, 4))
+
+
+def test_a_padded_picture_lies_at_the_top_left_as_it_is() -> None:
+    form = Preprocess((6, 8), resize="pad", fill=9, interpolation="linear_float")
+    picture = np.random.default_rng(2).integers(10, 256, (4, 8, 3), np.uint8)
+    padded = form.geometry(picture)
+    np.testing.assert_array_equal(padded[:4], picture)
+    assert (padded[4:] == 9).all()
+    assert form.content(picture.shape) == (slice(0, 4), slice(0, 8))
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (6, 9), (70, 80)])
+def test_a_picture_that_is_too_large_cannot_be_padded(shape: tuple[int, int]) -> None:
+    form = Preprocess((6, 8), resize="pad")
+    with pytest.raises(ImageError, match=rf"{shape[0]}×{shape[1]} pixels .* does not fit into the 6×8"):
+        form.geometry(np.zeros((*shape, 3), np.uint8))
+    with pytest.raises(ImageError, match="does not fit"):
+        form.geometry_of_labels(np.zeros(shape, np.uint8), 255)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st_numpy.arrays(np.uint8, SHAPES, elements=st.integers(0, 4)), st.sampled_from(["letterbox", "pad"]))
+def test_labels_go_where_their_picture_goes_and_the_rest_is_void(
+    size: tuple[int, int], labels: NDArray[np.uint8], resize: Any
+) -> None:
+    form = Preprocess(tuple(map(max, size, labels.shape)) if resize == "pad" else size, resize=resize)
+    moved, content = form.geometry_of_labels(labels, 200), form.content(labels.shape)
+    np.testing.assert_array_equal(moved[content], resize_labels(labels, form.content_size(labels.shape)))
+    assert np.count_nonzero(moved == 200) == moved.size - moved[content].size
+    assert moved.dtype == np.uint8
+
+
+def test_the_largest_value_is_the_pictures_own_whatever_is_added() -> None:
+    picture = np.full((4, 8, 3), 50, np.uint8)
+    boxed = Preprocess((8, 8), resize="letterbox", scale="image_max")(picture)
+    assert (boxed[:, :, 2:6] == 1).all()
+    assert (boxed[:, :, :2] == 0).all()

@@ -10,7 +10,17 @@ from PIL import Image as PillowImage
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import OutputError
 from segship.runtime.preprocess import Preprocess
-from segship.runtime.render import color_image, contact_sheet, displayable, overlay_image, write_mask, write_rgb
+from segship.runtime.render import (
+    color_image,
+    contact_sheet,
+    cutout_image,
+    displayable,
+    overlay_image,
+    side_by_side_image,
+    write_mask,
+    write_pixels,
+    write_rgb,
+)
 
 RNG = np.random.default_rng(3)
 CARD = ModelCard(("a", "b", "c"), ((10, 20, 30), (200, 0, 7), (0, 255, 0)), Preprocess((4, 4)))
@@ -60,6 +70,43 @@ def test_an_overlay_goes_from_the_picture_to_the_colours() -> None:
 def test_an_opacity_outside_its_range_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="expected 0…1"):
         overlay_image(IMAGE, LABELS, CARD, alpha)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_overlay_leaves_the_picture_where_there_is_no_class(dtype: type) -> None:
+    labels = LABELS.astype(dtype)
+    labels[5:9] = 255
+    drawn = overlay_image(IMAGE, labels, CARD, 0.5)
+    np.testing.assert_array_equal(drawn[5:9], IMAGE[5:9])
+    np.testing.assert_array_equal(drawn[:5], overlay_image(IMAGE, LABELS, CARD, 0.5)[:5])
+
+
+def test_labels_of_16_bits_have_their_colours_whatever_the_number_of_classes() -> None:
+    np.testing.assert_array_equal(color_image(LABELS.astype(np.uint16), CARD), color_image(LABELS, CARD))
+    assert (color_image(np.full((1, 1), 65535, np.uint16), CARD) == 0).all()
+
+
+def test_side_by_side_a_grey_16_bit_picture_is_shown_beside_its_colours() -> None:
+    deep = IMAGE[..., :1].astype(np.uint16) * 257
+    drawn = side_by_side_image(deep, LABELS, CARD)
+    np.testing.assert_array_equal(drawn[:, :30], displayable(deep))
+    np.testing.assert_array_equal(drawn[:, 30:], color_image(LABELS, CARD))
+
+
+def test_a_cutout_keeps_nothing_of_what_is_cut_away() -> None:
+    opacity = np.where(LABELS == 1, 200, 0).astype(np.uint8)
+    cutout = cutout_image(IMAGE, opacity)
+    np.testing.assert_array_equal(cutout[..., 3], opacity)
+    np.testing.assert_array_equal(cutout[LABELS == 1][:, :3], IMAGE[LABELS == 1])
+    assert (cutout[LABELS != 1] == 0).all()
+
+
+def test_pixels_of_every_form_are_read_back_as_they_were(tmp_path: Path) -> None:
+    grey, deep = IMAGE[..., 0], IMAGE[..., 0].astype(np.uint16) * 257
+    for number, pixels in enumerate((grey, deep, IMAGE, np.dstack([IMAGE, grey]))):
+        write_pixels(tmp_path / f"{number}.png", pixels)
+        with PillowImage.open(tmp_path / f"{number}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), pixels)
 
 
 def test_a_16_bit_picture_is_shown_over_its_own_range() -> None:

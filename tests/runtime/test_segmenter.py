@@ -23,7 +23,8 @@ from segship.runtime.errors import BackendError, CardError, ImageError, ModelErr
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.labels import labels_from_logits
 from segship.runtime.model_file import content_sha256, read_card, write_card
-from segship.runtime.segmenter import Result, Segmenter, Stages
+from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter, Stages
 
 Photo = NDArray[np.uint8]
 CONVERSIONS: list[Conversion] = ["depth", "grey", "alpha"]

@@ -4,14 +4,19 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from segship.runtime.backends import Backend, default_backend, load_backend
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, MissingExtraError, ModelError, SegshipError
 from segship.runtime.model_file import read_card
@@ -116,6 +121,60 @@ def test_a_batch_of_other_channels_is_a_backend_error(backend: Backend) -> None:
     with pytest.raises(BackendError, match=r"failed: |the graph takes") as caught:
         backend.run(np.zeros((1, 1, 48, 64), np.float32))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_several_threads_get_exactly_what_one_gets(
+    engine: str, streams: int, model: Path, card: ModelCard, batches: list[NDArray[np.float32]]
+) -> None:
+    if streams > 1 and engine in ("opencv", "torch"):
+        pytest.skip("it runs one at a time")
+    backend = load_backend(engine, model, card, "cpu", EngineOptions(threads=2, streams=streams))
+    expected = [backend.run(batch) for batch in batches]
+    wrong: list[int] = []
+
+    def work(first: int) -> None:
+        order = [(first + step) % len(batches) for step in range(20)]
+        wrong.extend(number for number in order if (backend.run(batches[number]) != expected[number]).any())
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, first) for first in range(4)]:
+            done.result()
+    assert wrong == []
+    backend.close()
+
+
+def test_closing_it_while_it_is_used_ends_every_run_with_a_result_or_an_error(
+    engine: str, model: Path, card: ModelCard, batches: list[NDArray[np.float32]]
+) -> None:
+    backend = load_backend(engine, model, card, "cpu")
+    expected = backend.run(batches[0])
+    started = threading.Barrier(5)
+
+    def work() -> str:
+        started.wait()
+        while True:
+            try:
+                np.testing.assert_array_equal(backend.run(batches[0]), expected)
+            except BackendError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(4) as threads:
+        runs = [threads.submit(work) for _ in range(4)]
+        started.wait()
+        backend.close()
+        assert [run.result(timeout=60) for run in runs] == ["this backend is closed"] * 4
+
+
+def test_threads_that_were_asked_for_are_what_the_info_says(engine: str, model: Path, card: ModelCard) -> None:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        backend = load_backend(engine, model, card, "cpu", EngineOptions(threads=1))
+        assert backend.info.threads == 1
+        backend.close()
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
 
 
 @WITHOUT_GPU

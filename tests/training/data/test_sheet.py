@@ -57,7 +57,7 @@ def test_truth_shows_colours_and_void_is_hatched_so_that_it_is_told_from_black(t
     black, green, void = (truth[100:140, left : left + 80] for left in (10, 117, 230))
     assert (black == 50).all()
     assert (green == (50, 150, 50)).all()
-    assert set(map(tuple, void.reshape(-1, 3).tolist())) == {(50, 50, 50), (255, 255, 255)}
+    assert set(map(tuple, void.reshape(-1, 3).tolist())) == {(100, 100, 100), (255, 255, 255)}
     assert 0.2 < (void == 255).mean() < 0.3
 
 

@@ -1,0 +1,261 @@
+"""A job of ``seg-infer``: from sources to files."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import cv2
+
+from segship.runtime.backends import default_backend
+from segship.runtime.backends.gpus import has_nvidia_driver
+from segship.runtime.backends.options import EngineOptions
+from segship.runtime.card import ModelCard
+from segship.runtime.card_values import read_card_file
+from segship.runtime.errors import BackendError, OutputError
+from segship.runtime.images import Conversion, ImageSource
+from segship.runtime.infer_report import InferReport, Style
+from segship.runtime.knobs import Knobs
+from segship.runtime.outputs import (
+    OUTPUT_KINDS,
+    OutputKind,
+    check_free,
+    check_outputs,
+    output_names,
+    output_paths,
+    write_classes,
+)
+from segship.runtime.records import record
+from segship.runtime.render import RgbImage
+from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter, Upscale
+from segship.runtime.source_item import Source, SourceItem
+from segship.runtime.sources import open_sources
+from segship.runtime.video_sink import VideoSink
+
+VIDEO: Final = "video"
+"""What ``--save`` takes beside the kinds of files of single pictures."""
+
+_STREAMING_BACKENDS: Final = ("ort", "openvino")
+_MANY: Final = 4
+"""Pictures from which on a run of the network on each core beats all cores on one picture."""
+
+_MOST_STREAMS: Final = 8
+"""Each holds its own intermediate values in memory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: the options of ``seg-infer`` under their names.
+
+    Attributes:
+        knobs: of engine, labels and outputs.
+        streams: runs of the network at once; None: as many as the job can use.
+        video: whether a video is written, of a source that is one.
+        style: how it is told.
+    """
+
+    model: Path
+    sources: Sequence[str]
+    knobs: Knobs
+    backend: str | None
+    device: str
+    streams: int | None
+    batch: int
+    size: tuple[int, int] | None
+    tile: tuple[int, int] | None
+    overlap: float | None
+    max_pixels: int
+    convert: Sequence[Conversion]
+    card_path: Path | None
+    limit: int | None
+    skip_existing: bool
+    latest: bool | None
+    out: Path
+    kinds: Sequence[OutputKind]
+    video: bool
+    upscale: Upscale
+    palette: str | None
+    only: Sequence[str] | None
+    isolate: bool
+    ray: str | None
+    overwrite: bool
+    style: Style
+
+
+def infer(job: Job) -> int:
+    """Do a job.
+
+    Returns:
+        How many pictures were reported and skipped.
+
+    Raises:
+        SegshipError: if it cannot be done, or not go on.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_sources(
+                job.sources,
+                leave_out=[job.out / kind for kind in (*OUTPUT_KINDS, VIDEO)],
+                limit=job.limit,
+                latest=job.latest,
+                max_pixels=job.max_pixels,
+                tell=lambda line: click.echo(line, err=True),
+            )
+        )
+        if source.is_live and job.style == "json" and job.limit is None:
+            raise click.UsageError("--json prints one document at the end, and a live source has none; take --jsonl")
+        if job.video and not source.is_video:
+            raise OutputError("--save video is for one video or stream; give one alone, or save overlays")
+        segmenter = stack.enter_context(open_segmenter(job, source))
+        if job.ray is not None:
+            from segship.runtime.infer_on_ray import infer_on_ray
+
+            return infer_on_ray(job, segmenter, source)
+        return _infer_here(job, segmenter, source)
+
+
+def prepare_engine(job: Job) -> str:
+    """Load the engine, let it build and keep what it will use, and return what runs."""
+    from rich.console import Console
+
+    status = Console(stderr=True).status("preparing the engine; some build for minutes")
+    with status, open_segmenter(job, None) as segmenter:
+        segmenter.warmup()
+        return str(segmenter.info)
+
+
+def open_segmenter(job: Job, source: Source | None) -> Segmenter:
+    """Load the model for what a source has to offer; None: for single pictures."""
+    card = None if job.card_path is None else read_card_file(job.card_path)
+    engine = dataclasses.replace(job.knobs.engine, streams=_streams(job, source))
+    if source is not None and source.is_live and job.backend == "tensorrt":
+        _require_prepared(job, engine, card)
+    segmenter = Segmenter(job.model, card=card, **segmenter_arguments(job, engine))
+    if segmenter.info.backend != "opencv":
+        cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
+    return segmenter
+
+
+def segmenter_arguments(job: Job, engine: EngineOptions) -> dict[str, Any]:
+    """Return a job's further arguments of :class:`Segmenter`."""
+    return {
+        "backend": job.backend,
+        "device": job.device,
+        "options": engine,
+        "size": job.size,
+        "tile": job.tile,
+        "overlap": job.overlap,
+        "batch": job.batch,
+        "upscale": job.upscale,
+        "convert": job.convert,
+        "max_pixels": job.max_pixels,
+        "post": job.knobs.post,
+        "only": job.only,
+        "palette": job.palette,
+        "isolate": job.isolate,
+    }
+
+
+class Plan:
+    """Where the outputs of each picture go, and which pictures have theirs already.
+
+    Args:
+        job: that is done.
+        source: of its pictures.
+
+    Raises:
+        OutputError: if an output is there that must not be written over.
+    """
+
+    def __init__(self, job: Job, source: Source) -> None:
+        self._job = job
+        items = source.items or []
+        self._names = dict(zip(map(id, items), output_names([item.place for item in items]), strict=True))
+        self.left_out = 0
+        if not (job.overwrite or job.skip_existing):
+            check_free(job.out, job.kinds, list(self._names.values()), job.knobs.outputs)
+
+    def name(self, item: SourceItem) -> Path:
+        """Return what the outputs of an item are called."""
+        return self._names.get(id(item), item.place)
+
+    def to_do(self, items: Iterator[SourceItem]) -> Iterator[SourceItem]:
+        """Yield the items whose outputs are not all there.
+
+        Raises:
+            OutputError: if some are of an item that nobody could know of, and they must not be written over.
+        """
+        job = self._job
+        for item in items:
+            paths = output_paths(job.out, job.kinds, self.name(item), job.knobs.outputs).values()
+            if job.skip_existing and paths and all(path.exists() for path in paths):
+                self.left_out += 1
+                continue
+            if not job.overwrite and not job.skip_existing and id(item) not in self._names:
+                check_free(job.out, job.kinds, [self.name(item)], job.knobs.outputs)
+            yield item
+
+
+def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
+    outputs, kinds = job.knobs.outputs, job.kinds
+    if segmenter.only is not None:
+        outputs = dataclasses.replace(outputs, foreground=segmenter.only)
+    check_outputs(kinds, segmenter.card, outputs)
+    plan = Plan(job, source)
+    if "mask" in kinds:
+        write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite or job.skip_existing)
+    with InferReport(segmenter, source, style=job.style) as report, VideoSink(job, source) as video:
+
+        def finish(result: Result) -> tuple[dict[OutputKind, Path], RgbImage | None]:
+            named = result.save(job.out, kinds, name=plan.name(result.tag), options=outputs)
+            return named, video.frame(result) if job.video else None
+
+        def pictures() -> Iterator[tuple[ImageSource, SourceItem]]:
+            for item in plan.to_do(iter(source)):
+                yield item.picture, item  # type: ignore[misc]  # an error in its place is raised when it is read
+
+        try:
+            for index, (result, (written, frame)) in enumerate(
+                segmenter.stream(pictures(), then=finish, on_error=report.skip)
+            ):
+                item: SourceItem = result.tag
+                if frame is not None:
+                    video.write(item, frame)
+                told = dataclasses.replace(result, source=item.name, tag=item.place.as_posix())
+                times = {"time_s": item.time_s, "captured": item.captured}
+                report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
+        finally:  # the end of a live source is Ctrl-C
+            report.end(job.out if kinds or job.video else None, left_out=plan.left_out)
+        return report.skipped
+
+
+def _streams(job: Job, source: Source | None) -> int:
+    """Return how many runs of the network go on at once: on many pictures and CPUs one each, else one.
+
+    A run of its own on each core wastes nothing, where all cores on one picture wait for each other; but a single
+    picture, and a live one, is then later.
+    """
+    if job.streams is not None or job.knobs.engine.streams > 1:
+        return job.streams or job.knobs.engine.streams
+    backend = job.backend or default_backend()
+    takes_gpu = job.device not in ("auto", "cpu") or (job.device == "auto" and has_nvidia_driver())
+    few = source is None or source.is_live or (source.count is not None and source.count < _MANY)
+    if few or takes_gpu or job.isolate or backend not in _STREAMING_BACKENDS:
+        return 1
+    return min(job.knobs.engine.cpu_threads, _MOST_STREAMS)
+
+
+def _require_prepared(job: Job, engine: EngineOptions, card: ModelCard | None) -> None:
+    """Refuse a live source whose engine is still to be built: it would wait for minutes."""
+    from segship.runtime.backends.tensorrt import is_prepared
+    from segship.runtime.segmenter import card_of
+
+    if not is_prepared(job.model, card or card_of(job.model), job.device, engine):
+        raise BackendError(
+            "TensorRT has not built this model's engine on this machine yet, and a live source does not wait; "
+            f"build it first: seg-infer {job.model} --backend tensorrt --prepare"
+        )

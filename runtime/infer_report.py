@@ -1,0 +1,174 @@
+"""What ``seg-infer`` says while it goes on, and at its end."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import click
+
+from segship.runtime.errors import ImageError, SegshipError
+from segship.runtime.source_item import Source, SourceItem
+from segship.runtime.stage_report import StageReport
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from segship.runtime.segmenter import Segmenter
+
+Style = Literal["lines", "json", "jsonl", "quiet"]
+
+
+class InferReport:
+    """Tells of a job: a line a picture and a bar, or one JSON document, or a JSON document a line.
+
+    A context manager, so that the bar goes when the job ends.
+
+    Args:
+        segmenter: that does the job.
+        source: of the pictures.
+        style: how it is told.
+    """
+
+    def __init__(self, segmenter: "Segmenter", source: Source, *, style: Style) -> None:
+        self._segmenter, self._source, self._style = segmenter, source, style
+        self._start = time.perf_counter()
+        self._done, self.skipped = 0, 0
+        self._stages = StageReport(segmenter.crew)
+        # On disk, so that memory does not grow with the job; what is printed in the end is one document or none.
+        self._records = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._bar = self._make_bar()
+
+    def __enter__(self) -> Self:
+        """Say what runs."""
+        if self._style == "lines":
+            click.echo(_headline(self._segmenter))
+        elif self._style == "jsonl":
+            click.echo(json.dumps({"job": self._segmenter.describe()}, ensure_ascii=False))
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._records.close()
+        self._errors.close()
+
+    def skip(self, item: SourceItem, error: SegshipError) -> None:
+        """Tell of a picture that was skipped.
+
+        Raises:
+            SegshipError: ``error`` itself, if the next picture would meet it too: one of the model, or of the disk.
+        """
+        if not isinstance(error, ImageError):
+            raise error
+        self.tell_skipped(item.name, str(error))
+
+    def tell_skipped(self, name: str, error: str) -> None:
+        """Tell of a picture that was skipped, and why."""
+        entry = json.dumps({"source": name, "error": error}, ensure_ascii=False)
+        self._errors.write((", " if self.skipped else "") + entry)
+        self.skipped += 1
+        if self._style == "jsonl":
+            click.echo(entry)
+        click.echo(f"skipped: {error}", err=True)
+        self._advance()
+
+    def show(self, record: Mapping[str, Any], timings: Mapping[str, float] | None = None) -> None:
+        """Tell of a picture that is done, by its record (:func:`segship.runtime.records.record`)."""
+        if timings is not None:
+            self._stages.add(timings)
+        if self._style == "lines":
+            click.echo(_line(record))
+        elif self._style == "jsonl":
+            click.echo(json.dumps(record, ensure_ascii=False))
+        elif self._style == "json":
+            self._records.write((", " if self._done else "") + json.dumps(record, ensure_ascii=False))
+        self._done += 1
+        self._advance()
+
+    def end(self, out: Path | None, *, left_out: int = 0) -> None:
+        """Tell of the whole job.
+
+        Args:
+            out: where outputs were written; None: nowhere.
+            left_out: pictures that were done already.
+        """
+        seconds = time.perf_counter() - self._start
+        live = {"dropped": self._source.dropped, "reconnections": self._source.reconnections}
+        tail = {
+            "seconds": seconds,
+            "done": self._done,
+            "left_out": left_out,
+            **(live if self._source.is_live else {}),
+            **self._stages.to_plain(),
+        }
+        if self._style == "json":
+            self._print_document(tail)
+        elif self._style == "jsonl":
+            click.echo(json.dumps({"end": tail | {"skipped": self.skipped}}, ensure_ascii=False))
+        elif self._style == "lines":
+            self._print_summary(seconds, out, left_out)
+
+    def _print_document(self, tail: dict[str, Any]) -> None:
+        """Print one document; its longest parts come from disk, piece by piece."""
+        head = json.dumps(self._segmenter.describe() | tail, ensure_ascii=False)
+        click.echo(head[:-1] + ', "images": [', nl=False)
+        self._copy(self._records)
+        click.echo('], "skipped": [', nl=False)
+        self._copy(self._errors)
+        click.echo("]}")
+
+    def _copy(self, file: Any) -> None:
+        file.seek(0)
+        while piece := file.read(1 << 20):
+            click.echo(piece, nl=False)
+
+    def _print_summary(self, seconds: float, out: Path | None, left_out: int) -> None:
+        done = self._done
+        parts = ["1 picture" if done == 1 else f"{done} pictures"]
+        parts += [f"{self.skipped} skipped"] if self.skipped else []
+        parts += [f"{left_out} there already"] if left_out else []
+        if self._source.is_live:
+            parts.append(f"{self._source.dropped} dropped for newer ones")
+            parts += [f"reconnected {self._source.reconnections} times"] if self._source.reconnections else []
+        written = f" → {out}/" if out and done else ""
+        click.echo(f"{', '.join(parts)} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
+        if done > 1 and (told := str(self._stages)):
+            click.echo(told)
+
+    def _make_bar(self) -> "Progress | None":
+        many = self._source.count is None or self._source.count > 1
+        scrolls = self._style in ("lines", "jsonl") and sys.stdout.isatty()  # a bar would tell nothing more there
+        if self._style == "quiet" or not many or scrolls or not sys.stderr.isatty():
+            return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = Progress(console=Console(stderr=True), transient=True)
+        bar.add_task("segmenting", total=self._source.count)
+        return bar
+
+    def _advance(self) -> None:
+        if self._bar:
+            self._bar.advance(self._bar.task_ids[0])
+
+
+def _headline(segmenter: "Segmenter") -> str:
+    card, tiling = segmenter.card, segmenter.tiling
+    name = card.network.arch if card.network else "network"
+    height, width = card.preprocess.size
+    tiles = "" if tiling is None else f", tiles of {tiling.size[0]}×{tiling.size[1]}, {tiling.overlap:.0%} overlap"
+    upscale = ", labels brought to size" if segmenter.upscale == "labels" else ""
+    return f"{name} {height}×{width}{tiles}, {card.num_classes} classes{upscale}, by {segmenter.info}"
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    largest = sorted(record["areas"].items(), key=lambda entry: -entry[1]["share"])
+    shares = "  ".join(f"{name} {area['share']:.1%}" for name, area in largest if area["pixels"])
+    return f"{record['source']}  {record['width']}×{record['height']}  {shares}"
