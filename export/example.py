@@ -161,7 +161,8 @@ def _resizing(form: Preprocess, pixels: str) -> list[str]:
         f"top, left = ({height} - rows) // 2, ({width} - columns) // 2",
         "content = np.s_[top : top + rows, left : left + columns]",
         filled,
-        f"resized[content] = {scaled.format('columns, rows')}",
+        f"scaled = {scaled.format('columns, rows')}",
+        "resized[content] = scaled",
     ]
 
 

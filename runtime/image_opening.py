@@ -121,7 +121,7 @@ class _Tiff(TiffImageFile):
 
     def load_prepare(self) -> None:
         if self._im is None:
-            self.im = PillowImage.core.new(self.mode, self._tile_size)
+            self.im = PillowImage.new(self.mode, self._tile_size, None).im
         ImageFile.load_prepare(self)
 
 

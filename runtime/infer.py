@@ -13,9 +13,8 @@ import cv2
 from segship.runtime.backends import default_backend
 from segship.runtime.backends.gpus import has_nvidia_driver
 from segship.runtime.backends.options import EngineOptions
-from segship.runtime.card import ModelCard
 from segship.runtime.card_values import read_card_file
-from segship.runtime.errors import BackendError, OutputError
+from segship.runtime.errors import OutputError
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
@@ -31,7 +30,7 @@ from segship.runtime.outputs import (
 from segship.runtime.records import record
 from segship.runtime.render import RgbImage
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Upscale
+from segship.runtime.segmenter import Segmenter, Upscale, card_of
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.sources import open_sources
 from segship.runtime.video_sink import VideoSink
@@ -39,7 +38,7 @@ from segship.runtime.video_sink import VideoSink
 VIDEO: Final = "video"
 """What ``--save`` takes beside the kinds of files of single pictures."""
 
-_STREAMING_BACKENDS: Final = ("ort", "openvino")
+_STREAMING_BACKENDS: Final = ("ort",)
 _MANY: Final = 4
 """Pictures from which on a run of the network on each core beats all cores on one picture."""
 
@@ -133,7 +132,9 @@ def open_segmenter(job: Job, source: Source | None) -> Segmenter:
     card = None if job.card_path is None else read_card_file(job.card_path)
     engine = dataclasses.replace(job.knobs.engine, streams=_streams(job, source))
     if source is not None and source.is_live and job.backend == "tensorrt":
-        _require_prepared(job, engine, card)
+        from segship.runtime.backends.tensorrt import require_prepared
+
+        require_prepared(job.model, card or card_of(job.model), job.device, engine)  # a live source does not wait
     segmenter = Segmenter(job.model, card=card, **segmenter_arguments(job, engine))
     if segmenter.info.backend != "opencv":
         cv2.setNumThreads(1)  # resizing in more threads would only take them from the engine
@@ -247,15 +248,3 @@ def _streams(job: Job, source: Source | None) -> int:
     if few or takes_gpu or job.isolate or backend not in _STREAMING_BACKENDS:
         return 1
     return min(job.knobs.engine.cpu_threads, _MOST_STREAMS)
-
-
-def _require_prepared(job: Job, engine: EngineOptions, card: ModelCard | None) -> None:
-    """Refuse a live source whose engine is still to be built: it would wait for minutes."""
-    from segship.runtime.backends.tensorrt import is_prepared
-    from segship.runtime.segmenter import card_of
-
-    if not is_prepared(job.model, card or card_of(job.model), job.device, engine):
-        raise BackendError(
-            "TensorRT has not built this model's engine on this machine yet, and a live source does not wait; "
-            f"build it first: seg-infer {job.model} --backend tensorrt --prepare"
-        )

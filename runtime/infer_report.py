@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segship.runtime.segmenter import Segmenter
+
+_MANY: Final = 10
+"""Pictures from which on medians say something."""
 
 Style = Literal["lines", "json", "jsonl", "quiet"]
 
@@ -139,7 +142,7 @@ class InferReport:
             parts += [f"reconnected {self._source.reconnections} times"] if self._source.reconnections else []
         written = f" → {out}/" if out and done else ""
         click.echo(f"{', '.join(parts)} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
-        if done > 1 and (told := str(self._stages)):
+        if done >= _MANY and (told := str(self._stages)):
             click.echo(told)
 
     def _make_bar(self) -> "Progress | None":

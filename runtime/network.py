@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from segship.runtime.backends import Backend
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError
-from segship.runtime.graph_layout import from_graph, to_graph
+from segship.runtime.graph_layout import expected_shape, from_graph, to_graph
 from segship.runtime.labels import Labels, labels_dtype, logits_from_probabilities
 
 
@@ -27,20 +27,11 @@ def run_checked(backend: Backend, card: ModelCard, batch: NDArray[Any]) -> NDArr
         BackendError: if the engine fails or returns what the card does not promise.
     """
     output = from_graph(backend.run(to_graph(batch, card)), card)
-    expected = _expected(batch, card)
+    expected = expected_shape(card, len(batch))
     if card.head == "labels":
         return _checked_labels(output, expected, card)
     logits = _checked_values(output, expected, card)
     return logits_from_probabilities(logits, card) if card.head == "probabilities" else logits
-
-
-def _expected(batch: NDArray[Any], card: ModelCard) -> tuple[int, ...]:
-    """Return the shape of what the network says of a batch."""
-    height, width = card.frame or card.preprocess.size
-    if "size" in card.dynamic:
-        height, width = batch.shape[1:3] if card.input_form == "pixels" else batch.shape[2:]
-    height, width = (-(-side // card.output_stride) for side in (height, width))
-    return (len(batch), height, width) if card.head == "labels" else (len(batch), card.num_logits, height, width)
 
 
 def _checked_values(output: NDArray[Any], expected: tuple[int, ...], card: ModelCard) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """A Ray cluster: being connected to it, and what it has for each worker."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from segship.runtime.backends.options import EngineOptions
 from segship.runtime.errors import BackendError, DeviceError, one_line, require
 
 _STORE_BYTES: Final = 256 << 20  # Ray would take a third of the RAM, and what goes through its store is a few lines
+_PATIENCE_S: Final = 10.0
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -64,9 +66,10 @@ def connected(ray: Any, address: str) -> Iterator[None]:
     if address == "local":
         settings |= {"num_cpus": available_cpus(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
+        _knock(address)
         with _native_silence():
             ray.init(address=address, **settings)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise BackendError(
             f"no Ray cluster can be reached at {address!r} ({one_line(error)}); expected HOST:PORT, auto or local"
         ) from error
@@ -105,6 +108,17 @@ def share_of(ray: Any, device: str, options: EngineOptions) -> Share:
             f"{threads} threads were asked for, but no machine of the Ray cluster has more than {max(cpus)} CPUs"
         )
     return Share(workers, threads, 0)
+
+
+def _knock(address: str) -> None:
+    """Fail soon where nobody listens: Ray's native part would wait for minutes, and then end this process.
+
+    Raises:
+        OSError: if nobody listens at an address of the form HOST:PORT.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from segship.runtime.network import run_checked
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.pipeline import Crew, overlapped
 from segship.runtime.postprocess import PostProcess, keep_only
-from segship.runtime.prepare import TiledPicture, Tiling, WholePicture, whole_picture
+from segship.runtime.prepare import Run, TiledPicture, Tiling, WholePicture, whole_picture
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
@@ -253,7 +253,7 @@ class Segmenter:
         blank = np.zeros((height, width, form.channels), form.depth)
         through = whole_picture(card, blank)
         for _ in range(runs):
-            self.run(np.repeat(through.batch, self._crew.batch, axis=0))
+            run_checked(self._backend, card, np.repeat(through.batch, self._crew.batch, axis=0))
 
     def at_size(self, size: tuple[int, int]) -> "Segmenter":
         """Return the same engine with pictures brought to another size; it is closed by closing either.
@@ -365,10 +365,13 @@ class Segmenter:
             together = self.run(np.concatenate([picture.batch for picture in whole]))
             outputs = [picture.of_output(output) for picture, output in zip(whole, together, strict=True)]
         else:
-            outputs = [one.through(self.run) for one in prepared]
+            outputs = [one.through(self._run_of(one.through)) for one in prepared]
         for one in prepared:
             one.timings["network_ms"] = _ms_since(start) / len(prepared)
         return outputs
+
+    def _run_of(self, picture: WholePicture | TiledPicture) -> Run:
+        return lambda batch: run_checked(self._backend, picture.card, batch)
 
     def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
         start = time.perf_counter()

@@ -78,12 +78,10 @@ class StageReport:
             return f"the network: it is busy {stages['network'].busy:.0%} of the time"
         working = {name: self._totals[name] for name in stages if name != "read"}
         largest = max(working, key=working.__getitem__)
-        share = working[largest] / sum(working.values())
-        what = {"network": "the network", "outputs": "writing outputs"}.get(largest, f"the stage {largest}")
         busy = sum(stages[name].busy * self._workers(name) for name in working) / self._crew.workers
-        if busy >= _BUSY:
-            return f"the CPU: all {self._crew.workers} workers are busy {busy:.0%} of the time, {share:.0%} with {what}"
-        return f"nothing for long: the workers are busy {busy:.0%} of the time, most of all with {what}"
+        most = f"most of it in the stage {largest} ({working[largest] / sum(working.values()):.0%})"
+        what = "the CPU" if busy >= _BUSY else "none for long"
+        return f"{what}: {self._crew.workers} workers are busy {busy:.0%} of the time, {most}"
 
     def to_plain(self) -> dict[str, object]:
         """Return stages and bottleneck as plain values."""
@@ -93,7 +91,7 @@ class StageReport:
     def __str__(self) -> str:
         """Return the medians and the bottleneck, in a line each."""
         medians = "  ".join(f"{stage.name} {stage.median_ms:.1f} ms ({stage.busy:.0%})" for stage in self.stages())
-        return f"median (busy): {medians}\nwaits for {self.bottleneck()}"
+        return f"median (busy): {medians}\nbottleneck: {self.bottleneck()}"
 
     def _workers(self, stage: str) -> int:
         """How many can work at a stage at once."""

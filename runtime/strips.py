@@ -1,6 +1,7 @@
-"""A picture that is larger than memory, segmented: read by rows, cut into tiles, and what is written, written by rows."""
+"""Pictures larger than memory: read by rows, segmented in tiles, and what comes out written by rows."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,17 +19,19 @@ from segship.runtime.images import Page, in_form
 from segship.runtime.labels import Labels, labels_dtype, labels_from_logits
 from segship.runtime.outputs import OutputKind
 from segship.runtime.png import PngWriter
-from segship.runtime.postprocess import keep_only, no_class_id
-from segship.runtime.prepare import logits_of_tiles
+from segship.runtime.postprocess import keep_only
+from segship.runtime.prepare import Tiling, logits_of_tiles
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, color_image, displayable, overlay_image, palette_table
-from segship.runtime.tiling import LogitBlock, num_tiles, tiled_logit_blocks
+from segship.runtime.tiling import num_tiles, tiled_logit_blocks
 
 if TYPE_CHECKING:
     from segship.runtime.segmenter import Segmenter
 
 STRIP_KINDS: Final[tuple[OutputKind, ...]] = ("mask", "color", "overlay")
 """What can be written before the whole picture is known."""
+
+_ROWS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def segment_by_strips(
         source: of the TIFF.
         paths: where each kind of output goes; of :data:`STRIP_KINDS`. Each is written whole or not at all.
         alpha: opacity of the colours in the overlay, 0…1.
-        progress: called with the numbers of tiles that are done and of all, after each row of tiles.
+        progress: called with the numbers of tiles that are done and of all, after each tile.
 
     Raises:
         ImageError: if the picture cannot be read, or not by rows.
@@ -84,21 +87,159 @@ def segment_by_strips(
         BackendError: if the engine fails.
     """
     start = time.perf_counter()
-    _check(segmenter, paths)
-    card = segmenter.card
-    areas = np.zeros(card.num_classes, np.int64)
+    tiling = _checked_tiling(segmenter, paths)
     with BigPicture(source, max_pixels=segmenter.max_pixels) as picture, contextlib.ExitStack() as stack:
         rows = _Rows(picture, segmenter)
-        total = _num_tiles(segmenter, picture.size)
-        shades = _shades(rows) if "overlay" in paths else None
-        writers = {
-            kind: stack.enter_context(_png(path, kind, picture.size, segmenter)) for kind, path in paths.items()
-        }
-        for number, (top, labels) in enumerate(_label_strips(segmenter, rows, areas), 1):
-            pixels = rows.take(top + len(labels))
-            for kind, writer in writers.items():
-                writer.write_rows(_drawn(kind, labels, pixels, card, alpha, shades))
-            if progress is not None:
-                progress(min(total, number * _tiles_across(segmenter, picture.size)), total)
-    areas_px = dict(zip(card.class_names, areas.tolist(), strict=True))
-    return StripResult(picture.name, *picture.size, areas_px, total, time.perf_counter() - start)
+        shades = _shades(rows) if "overlay" in paths and segmenter.card.preprocess.depth == "uint16" else None
+        files = {kind: stack.enter_context(_png(path, kind, rows)) for kind, path in paths.items()}
+        counter = _Counter(segmenter.card, progress)
+        for labels in _strips_of_labels(rows, _fitting(tiling, rows), counter):
+            pixels = rows.take(len(labels))
+            shown = pixels if shades is None else shades[pixels]
+            for kind, file in files.items():
+                file.write_rows(_drawn(kind, labels, shown, segmenter.card, alpha))
+    areas_px = dict(zip(segmenter.card.class_names, counter.areas_px.tolist(), strict=True))
+    return StripResult(picture.name, *picture.size, areas_px, counter.tiles, time.perf_counter() - start)
+
+
+class _Rows:
+    """A picture's rows in the card's form: read once, and held until they are taken."""
+
+    def __init__(self, picture: BigPicture, segmenter: "Segmenter") -> None:
+        self.picture, self.segmenter, self.size = picture, segmenter, picture.size
+        self._top = 0
+        self._held = self.in_form(0, 0)
+
+    def in_form(self, start: int, stop: int) -> Image:
+        """Read rows, whatever is held."""
+        form = self.segmenter.card.preprocess
+        return in_form(
+            self.picture.rows(start, stop),
+            channels=form.channels,
+            depth=form.depth,
+            convert=self.segmenter.convert,
+            name=self.picture.name,
+        )
+
+    def __call__(self, start: int, stop: int) -> Image:
+        """Return rows from ``start`` up to ``stop``, none of which was taken."""
+        end = self._top + len(self._held)
+        if stop > end:
+            self._held = np.concatenate([self._held, self.in_form(end, stop)])
+        return self._held[start - self._top : stop - self._top]
+
+    def take(self, count: int) -> Image:
+        """Return the first rows that are held, and hold them no longer."""
+        taken, self._held = self._held[:count], self._held[count:]
+        self._top += count
+        return taken
+
+
+class _Counter:
+    """How far it is, and what was found so far."""
+
+    def __init__(self, card: ModelCard, progress: Callable[[int, int], None] | None) -> None:
+        self.areas_px = np.zeros(card.num_classes, np.int64)
+        self.tiles = 0
+        self._progress = progress
+
+    def add(self, labels: Labels, total: int) -> None:
+        """Count a tile's part of the labels."""
+        self.areas_px += np.bincount(labels.ravel(), minlength=len(self.areas_px))[: len(self.areas_px)]
+        self.tiles += 1
+        if self._progress is not None:
+            self._progress(self.tiles, total)
+
+
+def _checked_tiling(segmenter: "Segmenter", paths: Mapping[OutputKind, Path]) -> Tiling:
+    if segmenter.tiling is None:
+        raise ModelError(
+            f"{segmenter.model} sees whole pictures, and one this large is segmented tile by tile only; "
+            "say how large tiles are (--tile 512x512)"
+        )
+    if wrong := [kind for kind in paths if kind not in STRIP_KINDS]:
+        raise OutputError(
+            f"{', '.join(wrong)} of a picture this large cannot be written, since it is never held as a whole; "
+            f"choose from {', '.join(STRIP_KINDS)}"
+        )
+    if segmenter.post:
+        raise OutputError(
+            "labels of a picture this large cannot be tidied up, since it is never held as a whole; "
+            "leave that out, or cut the picture up"
+        )
+    return segmenter.tiling
+
+
+def _fitting(tiling: Tiling, rows: _Rows) -> Tiling:
+    """Return one tile, of the picture's size, where it would cover the picture, and the network sees whole pictures."""
+    is_covered = all(side <= length for side, length in zip(rows.size, tiling.size, strict=True))
+    sees_tiles = rows.segmenter.card.tile_overlap is not None
+    return dataclasses.replace(tiling, size=rows.size) if is_covered and not sees_tiles else tiling
+
+
+def _strips_of_labels(rows: _Rows, tiling: Tiling, counter: _Counter) -> Iterator[Labels]:
+    """Yield labels (h, W) from top to bottom."""
+    segmenter, width = rows.segmenter, rows.size[1]
+    total = num_tiles(rows.size, tiling.size, tiling.overlap)
+    strip: Labels = _empty_labels(segmenter, (0, width))
+    for block in tiled_logit_blocks(
+        rows,
+        rows.size,
+        lambda tiles: logits_of_tiles(segmenter._tile_card, tiles, segmenter.run),
+        num_logits=segmenter.card.num_logits,
+        tile=tiling.size,
+        overlap=tiling.overlap,
+        batch=tiling.batch,
+    ):
+        height, right = block.logits.shape[1], block.left + block.logits.shape[2]
+        if block.left == 0:
+            strip = _empty_labels(segmenter, (height, width))
+        labels = labels_from_logits(block.logits, (height, right - block.left), segmenter.card)
+        strip[:, block.left : right] = _told_of(labels, segmenter)
+        counter.add(strip[:, block.left : right], total)
+        if right == width:
+            yield strip
+
+
+def _told_of(labels: Labels, segmenter: "Segmenter") -> Labels:
+    return labels if segmenter.only is None else keep_only(labels, segmenter.only, segmenter.card)
+
+
+def _empty_labels(segmenter: "Segmenter", size: tuple[int, int]) -> Labels:
+    """Return labels of the type that a result's have."""
+    one = np.zeros((1, 1), labels_dtype(segmenter.card.num_classes))
+    return np.empty(size, _told_of(one, segmenter).dtype)
+
+
+def _shades(rows: _Rows) -> NDArray[np.uint8]:
+    """Return how 16-bit values of a picture are shown, (65536,): for that it is read once from top to bottom."""
+    low, high = 65535, 0
+    for start in range(0, rows.size[0], _ROWS_AT_ONCE):
+        part = rows.in_form(start, min(start + _ROWS_AT_ONCE, rows.size[0]))
+        low, high = min(low, int(part.min())), max(high, int(part.max()))
+    shades = np.zeros(65536, np.uint8)
+    shades[low : high + 1] = displayable(np.arange(low, high + 1, dtype=np.uint16)[:, None, None])[:, 0, 0]
+    return shades
+
+
+@contextlib.contextmanager
+def _png(path: Path, kind: OutputKind, rows: _Rows) -> Iterator[PngWriter]:
+    height, width = rows.size
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if kind == "mask":
+            dtype = _empty_labels(rows.segmenter, (0, 0)).dtype
+            palette = palette_table(rows.segmenter.card) if dtype == np.uint8 else None
+            png = PngWriter(file, width, height, depth=8 * dtype.itemsize, palette=palette)
+        else:
+            png = PngWriter(file, width, height, channels=3)
+        with png:
+            yield png
+
+
+def _drawn(kind: OutputKind, labels: Labels, pixels: Image, card: ModelCard, alpha: float) -> NDArray[Any]:
+    match kind:
+        case "mask":
+            return labels
+        case "color":
+            return color_image(labels, card)
+    return overlay_image(pixels, labels, card, alpha)

@@ -103,6 +103,14 @@ def test_pixels_of_a_network_that_was_trained_without_rounding_need_a_frame(trai
     assert Form().card(unrounded).preprocess == form
 
 
+def test_a_graph_that_resizes_frames_cannot_letterbox_them(trained: ModelCard) -> None:
+    form = dataclasses.replace(trained.preprocess, resize="letterbox", fill=114)
+    boxed = dataclasses.replace(trained, preprocess=form)
+    with pytest.raises(ExportError, match=r"trained with --set resize=letterbox.*leave out --frame"):
+        Form(frame=(60, 80)).card(boxed)
+    assert Form(input_form="pixels").card(boxed).preprocess == form
+
+
 @pytest.mark.parametrize("form", [Form(head="labels"), Form(head="probabilities")])
 def test_tiles_are_blended_by_their_logits_only(trained: ModelCard, form: Form) -> None:
     with pytest.raises(CardError, match=r"tile_overlap is 0\.25.*export with --head logits"):

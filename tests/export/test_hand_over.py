@@ -158,6 +158,21 @@ CARDS: dict[str, dict[str, Any]] = {
         "form": {"interpolation": "linear_float"},
     },
     "binary frame": {"input_form": "pixels", "frame": PICTURE_SIZE, "classes": 2, "threshold": 0.3},
+    "letterbox": {"form": {"resize": "letterbox", "fill": 114}},
+    "grey letterbox in float": {"form": {"resize": "letterbox", "channels": 1, "interpolation": "linear_float"}},
+    "letterbox of pixels to labels": {
+        "input_form": "pixels",
+        "head": "labels",
+        "form": {"resize": "letterbox", "depth": "uint16", "fill": 30000, "size": (40, 24)},
+    },
+    "binary letterbox to probabilities": {
+        "classes": 2,
+        "threshold": 0.3,
+        "head": "probabilities",
+        "form": {"resize": "letterbox", "scale": "image_max"},
+    },
+    "pad": {"form": {"resize": "pad", "fill": 9, "size": (72, 88)}},
+    "pad to labels": {"head": "labels", "form": {"resize": "pad", "channels": 1, "size": (61, 88)}},
     "batches": {"dynamic": ("batch",)},
     "any size": {"dynamic": ("batch", "size"), "stride": 8},
     "tiles": {"tile_overlap": 0.25},
@@ -268,6 +283,11 @@ def test_the_page_names_rules_and_numbers(make: Make, tmp_path: Path) -> None:
         ("binary", [f"1 (`class 1`) where its value is above {np.log(0.3 / 0.7):g} (a probability of 0.3)"]),
         ("binary probabilities", ["log(p) − log(1 − p)"]),
         ("frame", ["**Do not resize**: the picture must be 83 wide and 61 high", "(1, 61, 83, 3) uint8"]),
+        ("letterbox", ["just fits into 40 wide and 24 high", "**Letterbox** it", "with 114, 114, 114", "**Cut out**"]),
+        (
+            "pad",
+            ["**Do not resize**: a picture that is larger than 88", "**Pad** to 88 wide and 72 high", "with 9, 9, 9"],
+        ),
         ("batches", ["(N, 3, 24, 40)", "`N` may be any number", "up to 8 waiting pictures"]),
         ("any size", ["(N, 3, h, w)", "any multiples of 8", "(N, 5, h, w)"]),
         ("tiles", ["**Cut into tiles** of 40 wide and 24 high", "round(side · 0.75)", "**Blend the tiles**"]),
@@ -277,6 +297,28 @@ def test_the_page_says_what_is_different_for_this_card(make: Make, name: str, wo
     page = _handed_over(make(**CARDS[name]), tmp_path / "hand_over")
     for part in words:
         assert part in page
+
+
+@pytest.mark.parametrize("name", ["pad", "pad to labels"])
+def test_a_padded_picture_is_not_resized_on_its_way_back(make: Make, name: str, tmp_path: Path) -> None:
+    page = _handed_over(make(**CARDS[name]), tmp_path / "hand_over")
+    steps = page.partition("## 2. ")[2].partition("## 3. ")[0]
+    assert "**Cut out** the picture's rows and columns" in steps
+    assert "**Resize**" not in steps
+
+
+def test_a_graph_of_another_origin_is_not_described(make: Make, tmp_path: Path) -> None:
+    exported = make()
+    model = onnx.load(exported.model)
+    kept = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "kept"
+    model.graph.node.append(onnx.helper.make_node("Transpose", ["kept"], [kept], perm=[0, 2, 3, 1]))
+    shape = [1, *SIZE, 5]
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape))
+    onnx.save(model, exported.model)
+    write_card(exported.model, dataclasses.replace(exported.card, output_layout="NHWC"))
+    with pytest.raises(ModelError, match="was not made by seg-export"):
+        hand_over(tmp_path / "hand_over", exported.model, exported.golden)
 
 
 def test_names_that_would_break_a_table_or_a_list_do_not(make: Make, tmp_path: Path) -> None:

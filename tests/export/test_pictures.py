@@ -93,3 +93,10 @@ def test_a_picture_loses_nothing_on_its_way_to_the_frame_unless_that_is_allowed(
     with pytest.raises(LossyConversionError, match=r"deep\.png.*--convert depth"):
         parity_pictures([deep], framed)
     assert array(parity_pictures([deep], framed, ["depth"])[3].source).dtype == np.uint8
+
+
+def test_built_in_pictures_fit_into_the_size_that_others_are_padded_to(card: ModelCard, picture: Path) -> None:
+    padded = dataclasses.replace(card, preprocess=dataclasses.replace(card.preprocess, resize="pad"))
+    found = parity_pictures([picture], padded)
+    assert found[3].source == picture
+    assert all(array(one.source).shape[:2] == (48, 64) for one in found[4:])

@@ -71,7 +71,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.syspath_prepend(place)
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster()
+        cluster: Any = Cluster()
         for _ in range(2):
             cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 << 20)
         yield cluster.address
@@ -222,6 +222,14 @@ def test_what_stops_a_segmenter_on_one_machine_stops_the_job(
         run_on_ray(
             address, conv_model, items, out=tmp_path, kinds=(), segmenter_args={"options": EngineOptions(threads=2)}
         )
+
+
+@needs_ray
+@pytest.mark.ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nothing"])
+def test_a_cluster_that_is_not_there_is_an_error_soon(address: str, conv_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=rf"no Ray cluster can be reached at '{address}' .*; expected HOST:PORT"):
+        run_on_ray(address, conv_model, [(tmp_path / "a.png", Path("a"))], out=tmp_path, kinds=())
 
 
 @needs_ray

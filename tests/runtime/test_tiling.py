@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard
-from segship.runtime.prepare import logits_of_picture, prepare
 from segship.runtime.preprocess import Image, Preprocess
 from segship.runtime.tiling import (
     LogitBlock,
@@ -170,53 +168,6 @@ def test_what_is_added_repeats_the_edge_or_is_filled() -> None:
     assert (padded.shape, padded.dtype) == ((4, 4, 1), np.uint16)
     assert (padded == 40_000).all()
     assert pad_to(labels, (2, 1)) is labels
-
-
-def test_without_an_overlap_the_whole_picture_is_brought_to_the_networks_size() -> None:
-    card = dataclasses.replace(CARD, tile_overlap=None)
-    image = picture((30, 50))
-    batches: list[Logits] = []
-
-    def run(batch: Logits) -> Logits:
-        batches.append(batch)
-        return batch[0]
-
-    logits = logits_of_picture(card, image, run)
-    assert len(batches) == 1
-    np.testing.assert_array_equal(batches[0], card.preprocess(image))
-    np.testing.assert_array_equal(logits, batches[0][0])
-
-
-def test_with_an_overlap_its_parts_are_at_its_own_resolution_each_normalised_on_its_own() -> None:
-    form = Preprocess(TILE, scale="image_max", color_order="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    card = dataclasses.replace(CARD, preprocess=form)
-    image = picture((24, 32)) // 2
-    image[:8, :8] = 255  # brightens one tile of nine
-    batches: list[Logits] = []
-
-    def run(batch: Logits) -> Logits:
-        batches.append(batch)
-        return batch[0]
-
-    logits = logits_of_picture(card, image, run)
-    tiles = [image[top : top + 12, left : left + 16] for top in (0, 6, 12) for left in (0, 8, 16)]
-    np.testing.assert_array_equal(batches, [form.normalise(tile) for tile in tiles])
-    assert logits.shape == (3, 24, 32)
-
-
-def test_a_prepared_picture_meets_the_network_only_when_it_is_called() -> None:
-    calls: list[tuple[int, ...]] = []
-
-    def run(batch: Logits) -> Logits:
-        calls.append(batch.shape)
-        return batch[0]
-
-    for overlap, expected in ((None, 1), (0.5, 9)):
-        calls.clear()
-        prepared = prepare(dataclasses.replace(CARD, tile_overlap=overlap), picture((24, 32)))
-        assert calls == []
-        prepared(run)
-        assert calls == [(1, 3, *TILE)] * expected
 
 
 def test_no_weight_is_zero_where_only_the_corners_of_large_tiles_lie() -> None:

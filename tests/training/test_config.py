@@ -69,6 +69,8 @@ FIELDS[TrainConfig] = {
     "network": st.builds(Network, **FIELDS[Network]),
     "data_options": st.builds(DataOptions, **FIELDS[DataOptions]),
     "size": st.none() | SIZES,
+    "resize": st.sampled_from(["stretch", "letterbox", "pad"]),
+    "fill": st.integers(0, 65535),
     "interpolation": st.sampled_from(["linear_exact", "linear_float"]),
     "crop": st.none() | SIZES,
     "rare_crops": SHARES,
@@ -96,7 +98,9 @@ FIELDS[TrainConfig] = {
 @st.composite
 def _configs(draw: st.DrawFn) -> TrainConfig:
     values = draw(st.fixed_dictionaries(FIELDS[TrainConfig]))
-    return TrainConfig(**values | ({"size": None} if values["crop"] else {}))
+    if values["crop"]:
+        values |= {"size": None, "resize": "stretch"}
+    return TrainConfig(**values | ({"fill": 0} if values["resize"] == "stretch" else {}))
 
 
 def _read(path: Path) -> TrainConfig:
@@ -147,6 +151,9 @@ def test_a_file_that_is_too_long_is_refused_before_it_is_parsed(tmp_path: Path) 
         ("size = [0, 5]", "size is 0×5; expected 1…16384 pixels a side"),
         ("crop = [5, 20000]", "crop is 5×20000; expected 1…16384 pixels a side"),
         ("size = [5, 5]\ncrop = [5, 5]", "size and crop are both given"),
+        ('crop = [5, 5]\nresize = "pad"', "crop is given and resize is pad, but crops are cut at the pictures' own"),
+        ("fill = 114", "fill is 114 and resize is stretch, which adds nothing to fill"),
+        ('resize = "crop"', "resize is 'crop'; expected one of stretch, letterbox, pad"),
         ("rare_crops = 1.5", "rare_crops is 1.5; expected 0…1"),
         ("tile_overlap = 0.95", "tile_overlap is 0.95; expected 0…0.9"),
         ("epochs = 2.0", r"configuration\.epochs is '2.0'; expected int"),

@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 
 from segship.runtime.errors import DatasetError
 from segship.runtime.palettes import DEMO
-from segship.runtime.preprocess import Depth, Preprocess
+from segship.runtime.preprocess import Depth, Preprocess, Resize
 from segship.training.crops import Cropper
 from segship.training.data import Sample
 from segship.training.data.camvid import open_camvid
@@ -122,6 +122,28 @@ def test_pixels_are_those_of_the_runtimes_geometry(write_camvid: Callable[..., P
         np.testing.assert_array_equal(batch.pixels[place].numpy().transpose(1, 2, 0), expected)
         nearest = cv2.resize(sample.labels, (32, 24), interpolation=cv2.INTER_NEAREST_EXACT)
         np.testing.assert_array_equal(batch.labels[place].numpy(), nearest)
+
+
+def test_what_letterboxing_adds_is_filled_and_of_no_class() -> None:
+    form = dataclasses.replace(_form((16, 9)), resize="letterbox", fill=114)
+    dataset = _noise(2)
+    with Loader(dataset, form, None, workers=1, cache_mb=0) as loader:
+        (batch,) = loader.batches(_keys(dataset))
+    assert (batch.pixels[:, :, :4] == 114).all()
+    assert (batch.pixels[:, :, 12:] == 114).all()
+    assert (batch.labels[:, :4] == 255).all()
+    assert (batch.labels[:, 12:] == 255).all()
+    assert (batch.labels[:, 4:8, :4] == 3).all()
+
+
+def test_a_picture_that_cannot_be_padded_is_named() -> None:
+    dataset = _noise(2)
+    form = dataclasses.replace(_form((8, 8)), resize="pad")
+    with Loader(dataset, form, None, workers=1, cache_mb=0) as loader, pytest.raises(DatasetError) as caught:
+        list(loader.batches([[(0, 1, 1)]]))
+    assert str(caught.value).startswith("1: a picture of 8×9 pixels (height × width) does not fit into the 8×8")
+    with pytest.raises(DatasetError, match="does not fit"):
+        channel_statistics(dataset, form)
 
 
 def test_a_16_bit_picture_keeps_all_its_values() -> None:
@@ -306,3 +328,10 @@ def test_a_constant_channel_is_not_blown_up() -> None:
     mean, std = channel_statistics(Pictures([image, image]), _form((4, 4)))
     assert mean == pytest.approx((77 / 255,) * 3, abs=1e-6)
     assert std == (0.001,) * 3
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "pad"])
+def test_statistics_leave_out_what_is_added_around_a_picture(resize: Resize) -> None:
+    dataset = _noise(3, (8, 8))
+    form = dataclasses.replace(_form((8, 16)), resize=resize, fill=200)
+    assert channel_statistics(dataset, form) == channel_statistics(dataset, None)

@@ -97,6 +97,23 @@ def test_a_size_is_what_whole_pictures_are_brought_to_and_measured_at(index_tree
     assert setup.card.tile_overlap is None
 
 
+def test_the_card_says_how_pictures_are_brought_to_size(index_tree: Path) -> None:
+    config = _config(index_tree, size=(16, 48), resize="letterbox", fill=114)
+    form = set_up(config, QUIET).card.preprocess
+    assert (form.size, form.resize, form.fill) == ((16, 48), "letterbox", 114)
+
+
+def test_a_validation_picture_that_cannot_be_padded_is_found_before_anything_is_trained(index_tree: Path) -> None:
+    split = open_dataset(f"camvid:{index_tree}")
+    name = Path(split.val[1].name).with_suffix(".png").name
+    height, width = split.train[0].image.shape[:2]
+    for folder in ("val", "valannot"):
+        path = index_tree / folder / name
+        PillowImage.open(path).resize((width, height + 1), PillowImage.Resampling.NEAREST).save(path)
+    with pytest.raises(DatasetError, match=rf"{height + 1}×{width} pixels .* does not fit into the {height}×{width}"):
+        set_up(_config(index_tree, resize="pad"), QUIET)
+
+
 def test_a_run_on_crops_is_deployed_in_tiles_and_knows_what_is_rare(index_tree: Path) -> None:
     config = _config(index_tree, crop=(16, 24), rare_crops=0.25, tile_overlap=0.4)
     setup = set_up(config, QUIET)

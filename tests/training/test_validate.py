@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segship.export.torch_backend import TorchBackend
 from segship.runtime.errors import TrainingError
 from segship.runtime.palettes import DEMO
-from segship.runtime.preprocess import Depth
+from segship.runtime.preprocess import Depth, Resize
 from segship.runtime.segmenter import Segmenter
 from segship.training.checkpoint import load_checkpoint
 from segship.training.data import Sample
@@ -50,6 +52,23 @@ def test_labels_and_logits_are_those_that_a_deployment_computes(
     np.testing.assert_array_equal(predict_logits(network, card, photo, CPU), result.logits)
     np.testing.assert_array_equal(predict_labels(network, card, photo, CPU), result.labels)
     assert result.labels.shape == photo.shape[:2]
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "pad"])
+def test_what_is_added_around_a_picture_is_cut_off_as_in_a_deployment(
+    tiny_checkpoint: Path, photo: NDArray[np.uint8], resize: Resize
+) -> None:
+    network, card = load_checkpoint(tiny_checkpoint)
+    form = dataclasses.replace(card.preprocess, size=(96, 160), resize=resize, fill=114)
+    card = dataclasses.replace(card, preprocess=form)
+    with Segmenter("the checkpoint", backend=TorchBackend.of_network(network), card=card) as segmenter:
+        result = segmenter(photo)
+    logits = predict_logits(network, card, photo, CPU)
+    assert logits.shape[1:] == ((96, 128) if resize == "letterbox" else photo.shape[:2])
+    np.testing.assert_array_equal(predict_labels(network, card, photo, CPU), result.labels)
+    with torch.inference_mode():
+        whole = network(torch.from_numpy(form(photo)))[0][0].numpy()
+    np.testing.assert_array_equal(logits, whole[:, *form.content(photo.shape)])
 
 
 def test_scores_are_those_of_one_confusion_matrix_at_the_pictures_own_sizes(
