@@ -86,7 +86,7 @@ def seg_infer(*, model: Path | None, sources: tuple[str, ...], **options: Any) -
     return EXIT_SKIPPED if infer(job) else EXIT_OK
 
 
-def _job(model: Path | None, sources: tuple[str, ...], options: dict[str, Any]) -> "Job":
+def _job(model: Path, sources: tuple[str, ...], options: dict[str, Any]) -> "Job":
     """Turn options as they were typed into what they mean.
 
     Raises:

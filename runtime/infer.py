@@ -16,6 +16,7 @@ from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
 from segship.runtime.images import Conversion, ImageSource
+from segship.runtime.infer_big import infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
 from segship.runtime.outputs import (
@@ -109,11 +110,11 @@ def infer(job: Job) -> int:
             raise click.UsageError("--json prints one document at the end, and a live source has none; take --jsonl")
         if job.video and not source.is_video:
             raise OutputError("--save video is for one video or stream; give one alone, or save overlays")
-        segmenter = stack.enter_context(open_segmenter(job, source))
         if job.ray is not None:
             from segship.runtime.infer_on_ray import infer_on_ray
 
-            return infer_on_ray(job, segmenter, source)
+            return infer_on_ray(job, source)
+        segmenter = stack.enter_context(open_segmenter(job, source))
         return _infer_here(job, segmenter, source)
 
 
@@ -209,7 +210,9 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
     plan = Plan(job, source)
     if "mask" in kinds:
         write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite or job.skip_existing)
-    with InferReport(segmenter, source, style=job.style) as report, VideoSink(job, source) as video:
+    report = InferReport(segmenter.describe(), _headline(segmenter), source, style=job.style, crew=segmenter.crew)
+    big: list[SourceItem] = []
+    with report, VideoSink(job, source) as video:
 
         def finish(result: Result) -> tuple[dict[OutputKind, Path], RgbImage | None]:
             named = result.save(job.out, kinds, name=plan.name(result.tag), options=outputs)
@@ -217,7 +220,10 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
 
         def pictures() -> Iterator[tuple[ImageSource, SourceItem]]:
             for item in plan.to_do(iter(source)):
-                yield item.picture, item  # type: ignore[misc]  # an error in its place is raised when it is read
+                if is_for_strips(item, segmenter):
+                    big.append(item)
+                else:
+                    yield item.picture, item  # type: ignore[misc]  # an error in its place is raised when it is read
 
         try:
             for index, (result, (written, frame)) in enumerate(
@@ -229,6 +235,7 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
                 told = dataclasses.replace(result, source=item.name, tag=item.place.as_posix())
                 times = {"time_s": item.time_s, "captured": item.captured}
                 report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
+            infer_big(job, segmenter, big, plan, report, report.done)
         finally:  # the end of a live source is Ctrl-C
             report.end(job.out if kinds or job.video else None, left_out=plan.left_out)
         return report.skipped
@@ -248,3 +255,12 @@ def _streams(job: Job, source: Source | None) -> int:
     if few or takes_gpu or job.isolate or backend not in _STREAMING_BACKENDS:
         return 1
     return min(job.knobs.engine.cpu_threads, _MOST_STREAMS)
+
+
+def _headline(segmenter: Segmenter) -> str:
+    card, tiling = segmenter.card, segmenter.tiling
+    name = card.network.arch if card.network else "network"
+    height, width = card.preprocess.size
+    tiles = "" if tiling is None else f", tiles of {tiling.size[0]}×{tiling.size[1]}, {tiling.overlap:.0%} overlap"
+    upscale = ", labels brought to size" if segmenter.upscale == "labels" else ""
+    return f"{name} {height}×{width}{tiles}, {card.num_classes} classes{upscale}, by {segmenter.info}"

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import click
 
 from segship.runtime.errors import ImageError, SegshipError
+from segship.runtime.pipeline import Crew
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.stage_report import StageReport
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from segship.runtime.segmenter import Segmenter
 
 _MANY: Final = 10
 """Pictures from which on medians say something."""
@@ -31,16 +30,20 @@ class InferReport:
     A context manager, so that the bar goes when the job ends.
 
     Args:
-        segmenter: that does the job.
+        what: what does the job, as plain values.
+        headline: the same as a line.
         source: of the pictures.
         style: how it is told.
+        crew: that does the work; None: it is not on this machine.
     """
 
-    def __init__(self, segmenter: "Segmenter", source: Source, *, style: Style) -> None:
-        self._segmenter, self._source, self._style = segmenter, source, style
+    def __init__(
+        self, what: dict[str, Any], headline: str, source: Source, *, style: Style, crew: Crew | None = None
+    ) -> None:
+        self._what, self._headline, self._source, self._style = what, headline, source, style
         self._start = time.perf_counter()
-        self._done, self.skipped = 0, 0
-        self._stages = StageReport(segmenter.crew)
+        self.done, self.skipped = 0, 0
+        self._stages = StageReport(crew or Crew())
         # On disk, so that memory does not grow with the job; what is printed in the end is one document or none.
         self._records = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
@@ -49,9 +52,9 @@ class InferReport:
     def __enter__(self) -> Self:
         """Say what runs."""
         if self._style == "lines":
-            click.echo(_headline(self._segmenter))
+            click.echo(self._headline)
         elif self._style == "jsonl":
-            click.echo(json.dumps({"job": self._segmenter.describe()}, ensure_ascii=False))
+            click.echo(json.dumps({"job": self._what}, ensure_ascii=False))
         if self._bar:
             self._bar.start()
         return self
@@ -91,8 +94,8 @@ class InferReport:
         elif self._style == "jsonl":
             click.echo(json.dumps(record, ensure_ascii=False))
         elif self._style == "json":
-            self._records.write((", " if self._done else "") + json.dumps(record, ensure_ascii=False))
-        self._done += 1
+            self._records.write((", " if self.done else "") + json.dumps(record, ensure_ascii=False))
+        self.done += 1
         self._advance()
 
     def end(self, out: Path | None, *, left_out: int = 0) -> None:
@@ -106,7 +109,7 @@ class InferReport:
         live = {"dropped": self._source.dropped, "reconnections": self._source.reconnections}
         tail = {
             "seconds": seconds,
-            "done": self._done,
+            "done": self.done,
             "left_out": left_out,
             **(live if self._source.is_live else {}),
             **self._stages.to_plain(),
@@ -120,7 +123,7 @@ class InferReport:
 
     def _print_document(self, tail: dict[str, Any]) -> None:
         """Print one document; its longest parts come from disk, piece by piece."""
-        head = json.dumps(self._segmenter.describe() | tail, ensure_ascii=False)
+        head = json.dumps(self._what | tail, ensure_ascii=False)
         click.echo(head[:-1] + ', "images": [', nl=False)
         self._copy(self._records)
         click.echo('], "skipped": [', nl=False)
@@ -133,7 +136,7 @@ class InferReport:
             click.echo(piece, nl=False)
 
     def _print_summary(self, seconds: float, out: Path | None, left_out: int) -> None:
-        done = self._done
+        done = self.done
         parts = ["1 picture" if done == 1 else f"{done} pictures"]
         parts += [f"{self.skipped} skipped"] if self.skipped else []
         parts += [f"{left_out} there already"] if left_out else []
@@ -160,15 +163,6 @@ class InferReport:
     def _advance(self) -> None:
         if self._bar:
             self._bar.advance(self._bar.task_ids[0])
-
-
-def _headline(segmenter: "Segmenter") -> str:
-    card, tiling = segmenter.card, segmenter.tiling
-    name = card.network.arch if card.network else "network"
-    height, width = card.preprocess.size
-    tiles = "" if tiling is None else f", tiles of {tiling.size[0]}×{tiling.size[1]}, {tiling.overlap:.0%} overlap"
-    upscale = ", labels brought to size" if segmenter.upscale == "labels" else ""
-    return f"{name} {height}×{width}{tiles}, {card.num_classes} classes{upscale}, by {segmenter.info}"
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from segship.runtime.network import run_checked
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.pipeline import Crew, overlapped
 from segship.runtime.postprocess import PostProcess, keep_only
-from segship.runtime.prepare import Run, TiledPicture, Tiling, WholePicture, whole_picture
+from segship.runtime.prepare import Run, TiledPicture, Tiling, WholePicture, logits_of_tiles, whole_picture
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
@@ -289,6 +289,15 @@ class Segmenter:
             BackendError: if the engine fails or returns what the card does not promise.
         """
         return run_checked(self._backend, self.card, batch)
+
+    def run_tiles(self, tiles: Sequence[Image]) -> NDArray[np.float32]:
+        """Map N tiles (h, w, C) of a picture in the card's form to their logits (N, K, h, w).
+
+        Raises:
+            BackendError: if the engine fails or returns what the card does not promise.
+        """
+        card = self._tile_card
+        return logits_of_tiles(card, tiles, lambda batch: run_checked(self._backend, card, batch))
 
     def describe(self) -> dict[str, Any]:
         """Return model, classes and what really runs, as plain values."""

@@ -20,7 +20,7 @@ from segship.runtime.labels import Labels, labels_dtype, labels_from_logits
 from segship.runtime.outputs import OutputKind
 from segship.runtime.png import PngWriter
 from segship.runtime.postprocess import keep_only
-from segship.runtime.prepare import Tiling, logits_of_tiles
+from segship.runtime.prepare import Tiling
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, color_image, displayable, overlay_image, palette_table
 from segship.runtime.tiling import num_tiles, tiled_logit_blocks
@@ -185,7 +185,7 @@ def _strips_of_labels(rows: _Rows, tiling: Tiling, counter: _Counter) -> Iterato
     for block in tiled_logit_blocks(
         rows,
         rows.size,
-        lambda tiles: logits_of_tiles(segmenter._tile_card, tiles, segmenter.run),
+        segmenter.run_tiles,
         num_logits=segmenter.card.num_logits,
         tile=tiling.size,
         overlap=tiling.overlap,

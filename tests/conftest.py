@@ -1,6 +1,11 @@
-"""What several tests need: a small network with lively weights, its checkpoint and its exported file."""
+"""What several tests need: a small network with lively weights, its checkpoint and its exported file.
+
+Nothing here imports torch before a fixture needs it, and such a fixture skips its tests where there is none: the runtime
+is tested without it, too (``test_wheel.py``).
+"""
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,16 +15,12 @@ import click
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from segship.benchmarks.seeded import seeded_network
-from segship.export.exporter import export
 from segship.runtime.card import ModelCard, Network, Provenance
 from segship.runtime.console import run
 from segship.runtime.palettes import DEMO, ClassTable
 from segship.runtime.preprocess import Depth, Preprocess
-from segship.training.checkpoint import save_checkpoint
 
 TINY_SIZE = (48, 64)
 
@@ -27,6 +28,11 @@ TINY_SIZE = (48, 64)
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """In networks this small a second thread only waits; and another number of threads gives other last digits."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -69,6 +75,10 @@ def tiny_card(
 
 def write_tiny_checkpoint(path: Path, card: ModelCard) -> Path:
     """Write a checkpoint with seeded random weights whose batch norms have seen something."""
+    pytest.importorskip("torch")
+    from segship.benchmarks.seeded import seeded_network
+    from segship.training.checkpoint import save_checkpoint
+
     save_checkpoint(path, seeded_network(card), card)
     return path
 
@@ -109,12 +119,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its exported file, returning logits."""
+    from segship.export.exporter import export
+
     return export(tiny_checkpoint, tmp_path_factory.mktemp("tiny_model") / "tiny.onnx").path
 
 
 @pytest.fixture(scope="session")
 def tiny_labels_model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its exported file, returning labels."""
+    from segship.export.exporter import export
+
     return export(tiny_checkpoint, tmp_path_factory.mktemp("tiny_labels") / "tiny.onnx", head="labels").path
 
 

@@ -5,8 +5,10 @@ Where the processes share memory, arrays go through that, which takes half the t
 """
 
 import json
+import os
 import re
 import struct
+from io import FileIO
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -34,6 +36,19 @@ class RawStream(Protocol):
 
 class FramingError(Exception):
     """What came in is no message, or only part of one."""
+
+
+def private_streams() -> tuple[FileIO, FileIO]:
+    """Keep standard input and output of this process for messages alone, and return them.
+
+    What is printed from now on, by native code too, goes to standard error.
+    """
+    requests, replies = FileIO(os.dup(0)), FileIO(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
 
 
 def send(

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from segship.runtime.backends import Backend, load_backend
-from segship.runtime.backends.framing import FramingError, Message, receive, send
+from segship.runtime.backends.framing import FramingError, Message, private_streams, receive, send
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.shared_area import SharedArea
 from segship.runtime.card import ModelCard
@@ -30,7 +30,7 @@ from segship.runtime.strict import parse
 def main() -> NoReturn:
     """Load what the first message names, run what the others bring, until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's interrupt is for the parent, which then closes
-    requests, replies = _private_streams()
+    requests, replies = private_streams()
     batches, outputs = (SharedArea(int(text)) for text in sys.argv[1:]) if sys.argv[1:] else (None, None)
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_take_in, args=(requests, batches, inbox), daemon=True).start()
@@ -52,16 +52,6 @@ def main() -> NoReturn:
             send(replies, reply, output, outputs)
         except OSError:
             os._exit(1)  # nobody is left to answer, or no memory for the answer
-
-
-def _private_streams() -> tuple[FileIO, FileIO]:
-    """Keep the two pipes to the parent for messages alone: engines print to where standard output was."""
-    requests, replies = FileIO(os.dup(0)), FileIO(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return requests, replies
 
 
 def _take_in(requests: FileIO, batches: SharedArea | None, inbox: "queue.SimpleQueue[Message]") -> None:

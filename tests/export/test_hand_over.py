@@ -202,7 +202,7 @@ def test_the_program_on_the_page_says_what_a_segmenter_says(
     assert len(np.unique(labels)) >= 2
 
 
-@pytest.mark.parametrize("name", ["frame", "frame to labels", "tiles"])
+@pytest.mark.parametrize("name", ["frame", "frame to labels", "tiles", "pad"])
 def test_it_says_what_the_golden_outputs_say(
     make: Make, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from segship.export.exporter import export
 from segship.runtime.card import CARD_KEY, ModelCard
 from segship.runtime.model_file import read_card, write_card
 from segship.runtime.palettes import DEMO
@@ -53,6 +51,8 @@ def grey_checkpoints(make_checkpoint: Callable[..., Path], tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def grey_models(grey_checkpoints: dict[str, Path]) -> dict[str, Path]:
     """Their exported files, by depth."""
+    from segship.export.exporter import export
+
     return {depth: export(path, path.with_suffix(".onnx")).path for depth, path in grey_checkpoints.items()}
 
 
@@ -65,12 +65,16 @@ def binary_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: py
 @pytest.fixture(scope="session")
 def binary_model(binary_checkpoint: Path) -> Path:
     """Its exported file, returning logits."""
+    from segship.export.exporter import export
+
     return export(binary_checkpoint, binary_checkpoint.with_suffix(".onnx")).path
 
 
 @pytest.fixture(scope="session")
 def binary_labels_model(binary_checkpoint: Path) -> Path:
     """Its exported file, returning labels."""
+    from segship.export.exporter import export
+
     return export(binary_checkpoint, binary_checkpoint.with_name("labels.onnx"), head="labels").path
 
 
@@ -83,6 +87,8 @@ def tiled_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def tiled_model(tiled_checkpoint: Path, photo: NDArray[np.uint8]) -> Path:
     """Its exported file."""
+    from segship.export.exporter import export
+
     picture = tiled_checkpoint.with_suffix(".png")
     PillowImage.fromarray(photo).save(picture)
     return export(tiled_checkpoint, tiled_checkpoint.with_suffix(".onnx"), images=[picture]).path
@@ -91,6 +97,7 @@ def tiled_model(tiled_checkpoint: Path, photo: NDArray[np.uint8]) -> Path:
 @pytest.fixture(scope="session")
 def with_card(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Copy an ONNX file and give the copy another card, any text for one, or none."""
+    onnx = pytest.importorskip("onnx")
 
     def write(model: Path, card: ModelCard | str | None) -> Path:
         proto = onnx.load(model)
@@ -115,6 +122,7 @@ def conv_card() -> ModelCard:
 @pytest.fixture(scope="session")
 def write_conv_model() -> Callable[..., Path]:
     """Write a network of one convolution in the form that a card describes, but for resizing, and with this card."""
+    onnx = pytest.importorskip("onnx")
 
     def write(path: Path, card: ModelCard, *, seed: int = 3) -> Path:
         rng = np.random.default_rng(seed)
@@ -164,6 +172,8 @@ def conv_model(write_conv_model: Callable[..., Path], conv_card: ModelCard, tmp_
 @pytest.fixture(scope="session")
 def nan_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tiny_model`` without certificate, one of whose last weights is no number."""
+    import onnx
+
     proto = onnx.load(tiny_model)
     names = {initializer.name: initializer for initializer in proto.graph.initializer}
     last = [node for node in proto.graph.node if node.op_type == "Conv"][-1]

@@ -147,6 +147,19 @@ def test_a_lost_stream_is_found_again_and_both_are_told(server: Server) -> None:
     assert told[-1] == f"http://127.0.0.1:{server.port}/cam.mjpg: connected again"
 
 
+def test_attempts_are_counted_from_the_last_frame(server: Server) -> None:
+    told: list[str] = []
+    with LiveSource(server.url, reconnect=3, tell=told.append) as source:
+        frames = iter(source)
+        for losses in range(5):
+            assert not isinstance(next(frames).picture, ImageError)
+            wait_until(lambda losses=losses: source.reconnections == losses)
+            server.stop()
+            server.start()
+        wait_until(lambda: source.reconnections == 5)
+    assert sum(line.endswith("connected again") for line in told) == 5
+
+
 def test_a_stream_that_stays_lost_ends_with_an_error(server: Server) -> None:
     told: list[str] = []
     with LiveSource(server.url, reconnect=2, tell=told.append) as source:

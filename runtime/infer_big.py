@@ -1,0 +1,88 @@
+"""The pictures of a job that are larger than is held in memory: one after the other, strip by strip."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from segship.runtime.big_pictures import is_big
+from segship.runtime.errors import ImageError
+from segship.runtime.images import Page
+from segship.runtime.outputs import OutputKind, output_paths
+from segship.runtime.segmenter import Segmenter
+from segship.runtime.source_item import SourceItem
+from segship.runtime.strips import StripResult, segment_by_strips
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segship.runtime.infer import Job, Plan
+    from segship.runtime.infer_report import InferReport
+
+BIG_PX: Final = 32_000_000
+"""Pixels above which a TIFF that is cut into tiles is read and written by strips."""
+
+
+def is_for_strips(item: SourceItem, segmenter: Segmenter) -> bool:
+    """Tell whether a picture is a TIFF so large that it is not held as a whole."""
+    return segmenter.tiling is not None and is_big(item.picture, above_px=BIG_PX)
+
+
+def infer_big(
+    job: "Job", segmenter: Segmenter, items: Sequence[SourceItem], plan: "Plan", report: "InferReport", first: int
+) -> None:
+    """Segment large pictures and write their outputs.
+
+    Args:
+        job: that they are part of.
+        segmenter: that does it.
+        items: the pictures.
+        plan: of the outputs.
+        report: that is told.
+        first: number of the first one among the pictures of the job, from 0.
+
+    Raises:
+        OutputError: if a kind of output cannot be written by strips.
+    """
+    for index, item in enumerate(items, first):
+        paths = output_paths(job.out, job.kinds, plan.name(item), job.knobs.outputs)
+        picture = item.picture
+        if not isinstance(picture, Page):
+            picture = str(picture)
+        with ExitStack() as stack:
+            progress = _progress(job, item, stack)
+            try:
+                result = segment_by_strips(segmenter, picture, paths, alpha=job.knobs.outputs.alpha, progress=progress)
+            except ImageError as error:
+                report.skip(item, error)
+                continue
+        report.show(_record(result, item, paths, index))
+
+
+def _record(result: StripResult, item: SourceItem, paths: "dict[OutputKind, Path]", index: int) -> dict[str, Any]:
+    """Return what is told of a result, as of those of smaller pictures."""
+    shares = result.areas
+    return {
+        "source": item.name,
+        "index": index,
+        "tag": item.place.as_posix(),
+        "time_s": None,
+        "captured": None,
+        "height": result.height,
+        "width": result.width,
+        "areas": {name: {"pixels": count, "share": shares[name]} for name, count in result.areas_px.items()},
+        "outputs": {kind: str(path) for kind, path in paths.items()},
+        "timings_ms": {"all": round(result.seconds * 1000, 3)},
+    }
+
+
+def _progress(job: "Job", item: SourceItem, stack: ExitStack) -> Callable[[int, int], None] | None:
+    """Show how many tiles are done, where somebody watches."""
+    if job.style == "quiet" or not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+    task = bar.add_task(f"tiles of {item.name}", total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,61 @@
+"""A job of ``seg-infer`` on a Ray cluster."""
+
+from typing import TYPE_CHECKING, Any
+
+from segship.runtime.card_values import read_card_file
+from segship.runtime.errors import BackendError, SegshipError
+from segship.runtime.infer_report import InferReport
+from segship.runtime.outputs import check_outputs, write_classes
+from segship.runtime.palette_text import parse_palette
+from segship.runtime.ray_job import run_on_ray
+from segship.runtime.segmenter import card_of
+from segship.runtime.source_item import Source
+
+if TYPE_CHECKING:
+    from segship.runtime.infer import Job
+
+
+def infer_on_ray(job: "Job", source: Source) -> int:
+    """Spread the files of a job over a cluster.
+
+    Returns:
+        How many pictures were reported and skipped.
+
+    Raises:
+        BackendError: if the source is not made of files, or the cluster cannot do the job.
+        SegshipError: what else ends a job on one machine.
+    """
+    from segship.runtime.infer import Plan, segmenter_arguments
+
+    if source.items is None or job.video or job.ray is None:
+        raise BackendError("--ray spreads pictures in files over machines; videos and streams run on one: leave it out")
+    given = None if job.card_path is None else read_card_file(job.card_path)
+    card = given or card_of(job.model)
+    card = card if job.palette is None else parse_palette(job.palette, card)
+    check_outputs(job.kinds, card, job.knobs.outputs)
+    plan = Plan(job, source)
+    if "mask" in job.kinds:
+        write_classes(job.out / "mask", card, overwrite=job.overwrite or job.skip_existing)
+    items = list(plan.to_do(iter(source)))
+    what = {"model": str(job.model), "ray": job.ray}
+    with InferReport(what, f"{job.model} on Ray ({job.ray})", source, style=job.style) as report:
+
+        def fail(number: int, error: SegshipError) -> None:
+            report.skip(items[number], error)
+
+        def show(number: int, record: dict[str, Any]) -> None:
+            report.show(record | {"tag": items[number].place.as_posix()})
+
+        run_on_ray(
+            job.ray,
+            job.model,
+            [(item.picture, plan.name(item)) for item in items],
+            out=job.out,
+            kinds=job.kinds,
+            output_options=job.knobs.outputs,
+            segmenter_args=segmenter_arguments(job, job.knobs.engine) | {"card": given},
+            on_result=show,
+            on_error=fail,
+        )
+        report.end(job.out if job.kinds else None, left_out=plan.left_out)
+        return report.skipped
