@@ -1,4 +1,4 @@
-"""The inference script that people write, to measure against: one picture after the other, each step as it comes to mind.
+"""The inference script that people write, to measure against: one picture after the other, step by step.
 
 Pillow opens and resizes, numpy normalises, ONNX Runtime runs with its default settings, the labels are brought to the
 picture's size by the nearest pixel, colours are painted by one loop over the classes, and Pillow writes.

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import click
 import cv2
@@ -76,9 +76,7 @@ class Limit:
 @click.option("--limit", "count", type=click.IntRange(1), default=200, show_default=True, help="Number of pictures.")
 @click.option("--save", default="mask,overlay", show_default=True, help="What is written.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each.")
-@click.option(
-    "--rembg", type=click.Path(path_type=Path), help="Python of an environment with rembg, for binary U²-Nets."
-)
+@click.option("--rembg", type=click.Path(path_type=Path), help="Python with rembg, for binary U²-Nets.")
 def pipeline(model: Path, pictures: Path, backend: str, count: int, save: str, rounds: int, rembg: Path | None) -> None:
     """Measure MODEL on PICTURES: the whole road, its limit, and the ordinary script."""
     cv2.setNumThreads(1)
@@ -195,19 +193,19 @@ def _rembg(python: Path, model: Path, paths: Sequence[Path], out: Path) -> Itera
     settings = os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"}
     script = Path(__file__).with_name("rembg_worker.py")
     command = [str(python), str(script), str(out / "rembg"), *map(str, paths)]
-    with subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        if process.stdout.readline() != "ready\n":
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=settings, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
+        told, heard = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
+        if heard.readline() != "ready\n":
             raise click.ClickException(f"rembg did not start with {python}")
 
         def turn() -> float:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write("again\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
+            told.write("again\n")
+            told.flush()
+            return float(heard.readline())
 
         yield turn
-        process.stdin.close()
+        told.close()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Runs rembg over pictures, warm, as often as it is told: for :mod:`segship.benchmarks.pipeline`, in rembg's own Python.
+"""Runs rembg over pictures, warm, as often as it is told: for ``pipeline.py``, in rembg's own Python.
 
 Imports nothing of segship. Reads one line for each turn, writes the masks of all pictures and prints the seconds.
 

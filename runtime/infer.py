@@ -15,7 +15,7 @@ from segship.runtime.backends.gpus import has_nvidia_driver
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
-from segship.runtime.images import Conversion, ImageSource
+from segship.runtime.images import Conversion
 from segship.runtime.infer_big import infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
@@ -218,12 +218,12 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
             named = result.save(job.out, kinds, name=plan.name(result.tag), options=outputs)
             return named, video.frame(result) if job.video else None
 
-        def pictures() -> Iterator[tuple[ImageSource, SourceItem]]:
+        def pictures() -> Iterator[SourceItem]:
             for item in plan.to_do(iter(source)):
                 if is_for_strips(item, segmenter):
                     big.append(item)
                 else:
-                    yield item.picture, item  # type: ignore[misc]  # an error in its place is raised when it is read
+                    yield item
 
         try:
             for index, (result, (written, frame)) in enumerate(
@@ -232,7 +232,7 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
                 item: SourceItem = result.tag
                 if frame is not None:
                     video.write(item, frame)
-                told = dataclasses.replace(result, source=item.name, tag=item.place.as_posix())
+                told = dataclasses.replace(result, tag=item.place.as_posix())
                 times = {"time_s": item.time_s, "captured": item.captured}
                 report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
             infer_big(job, segmenter, big, plan, report, report.done)

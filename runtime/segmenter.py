@@ -31,12 +31,13 @@ from segship.runtime.prepare import Run, TiledPicture, Tiling, WholePicture, log
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
+from segship.runtime.source_item import SourceItem
 
 DEFAULT_OVERLAP: Final = 0.25
 
 Extra = TypeVar("Extra")
-Tagged = ImageSource | tuple[ImageSource, Any]
-"""A picture, or a picture with a tag that comes back with its result."""
+Tagged = ImageSource | tuple[ImageSource, Any] | SourceItem
+"""A picture, a picture with a tag that comes back with its result, or an item of a source, which is its own tag."""
 
 Upscale = Literal["logits", "labels"]
 
@@ -206,7 +207,8 @@ class Segmenter:
         """Segment many pictures; all stages overlap, order is kept, memory stays bounded.
 
         Args:
-            images: pictures, or (picture, tag). Read in a thread of their own, no faster than results are taken.
+            images: pictures, (picture, tag), or what :func:`~segship.runtime.sources.open_sources` yields. Read in a
+                thread of their own, no faster than results are taken.
                 Arrays are not copied: do not write into one before its result is there.
             then: called in a worker thread with each result; writes files, say.
             on_error: called with the tag of a picture that failed (or its number, from 0) and its error, and the
@@ -226,7 +228,7 @@ class Segmenter:
             return result, extra
 
         stages = overlapped(
-            (item if isinstance(item, tuple) else (item, number) for number, item in enumerate(images)),
+            (_with_tag(item, number) for number, item in enumerate(images)),
             before=lambda tagged: self._prepare(*tagged),
             network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
@@ -338,25 +340,31 @@ class Segmenter:
             raise ModelError("a segmenter that was given a loaded engine cannot be pickled; give the engine's name")
         return _remade, (self.model, self._arguments)
 
-    def _read(self, source: ImageSource) -> Image:
+    def _read(self, source: ImageSource | ImageError, name: str | None = None) -> Image:
         form, frame = self.card.preprocess, self.card.frame
         image = read_image(
-            source, channels=form.channels, depth=form.depth, convert=self.convert, max_pixels=self.max_pixels
+            source,
+            channels=form.channels,
+            depth=form.depth,
+            convert=self.convert,
+            max_pixels=self.max_pixels,
+            name=name,
         )
         if frame is not None and image.shape[:2] != frame:
             raise ImageError(
-                f"{source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
+                f"{name or source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
                 f"{frame[0]}×{frame[1]} frames (height × width); export one without --frame for pictures of any size"
             )
         return image
 
-    def _prepare(self, source: ImageSource, tag: Any) -> _Prepared:
+    def _prepare(self, source: ImageSource | ImageError, tag: Any) -> _Prepared:
         start = time.perf_counter()
-        image = self._read(source)
+        name = tag.name if isinstance(tag, SourceItem) else source_name(source)
+        image = self._read(source, name)
         decoded = time.perf_counter()
         through = self._through(image)
         timings = {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
-        return _Prepared(source_name(source), tag, image, through, timings)
+        return _Prepared(name, tag, image, through, timings)
 
     def _through(self, image: Image) -> WholePicture | TiledPicture:
         tiling = self.tiling
@@ -399,6 +407,12 @@ class Segmenter:
             labels = keep_only(labels, self.only, card)
         prepared.timings["labels_ms"] = _ms_since(start)
         return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)
+
+
+def _with_tag(item: Tagged, number: int) -> tuple[ImageSource | ImageError, Any]:
+    if isinstance(item, SourceItem):
+        return item.picture, item
+    return item if isinstance(item, tuple) else (item, number)
 
 
 def _remade(model: Path, arguments: dict[str, Any]) -> Segmenter:

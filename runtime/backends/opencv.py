@@ -15,6 +15,7 @@ from segship.runtime.backends.common import check_batch, input_dtype, shapes_of,
 from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
+from segship.runtime.image_opening import printable
 from segship.runtime.model_file import check_fits
 
 _ENGINE: Final = f"OpenCV {cv2.__version__}"
@@ -101,7 +102,9 @@ class OpenCVBackend:
 
     def _read(self, model: Path, target: str, engine: str) -> Any:
         chosen = [getattr(self._dnn, f"ENGINE_{engine.upper()}")] if _IS_5 else []  # OpenCV 4 has one engine only
-        net = self._dnn.readNetFromONNX(str(model), *chosen)
+        # OpenCV crashes on a path that is no UTF-8; as bytes, weights in a file beside it are not found.
+        source = str(model) if printable(model) == str(model) else np.fromfile(model, np.uint8)
+        net = self._dnn.readNetFromONNX(source, *chosen)
         if target != "cpu":
             on_cuda = target == "cuda"
             net.setPreferableBackend(self._dnn.DNN_BACKEND_CUDA if on_cuda else self._dnn.DNN_BACKEND_OPENCV)

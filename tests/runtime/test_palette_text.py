@@ -56,9 +56,9 @@ def test_later_parts_overrule_earlier_ones() -> None:
         '[{"color": [10, 0, 0]}, {"color": [20, 0, 0]}, {"color": [30, 0, 0]}]',
         '[{"name":"sky","color":[30,0,0]}, {"name": "Car", "color": "#140000"}, {"name": "road", "color": "#0a0000"}]',
         '[{"id": 2, "color": [30, 0, 0]}, {"id": 0, "color": [10, 0, 0]}, {"id": 1, "color": [20, 0, 0]}]',
-        "10 0 0\n20,0,0\n\n30\t0 0\n",
+        "\ufeff10 0 0\n20,0,0\n\n30\t0 0\n",
         "sky 30 0 0\r\ntraffic light 7 7 7\r\nroad 10 0 0\r\nCar 20 0 0\r\n",
-        "\ufeffa 1 10 0 0\nb 2 20 0 0\nc 3 30 0 0",
+        "a 1 10 0 0\nb 2 20 0 0\nc 3 30 0 0",
     ],
 )
 def test_a_file_gives_the_colours(tmp_path: Path, text: str) -> None:
