@@ -1,7 +1,6 @@
 """A card for a model that has none: from a file, or from the few values that only its user knows."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from segship.runtime.card import Head, ModelCard, Shape
 from segship.runtime.errors import CardError
 from segship.runtime.graph_form import Returned, Taken, head_of, in_words, returned_form, taken_form
 from segship.runtime.model_file import OnnxHeader
-from segship.runtime.palettes import MAX_DISTINCT_COLORS, Color, distinct_colors
+from segship.runtime.palettes import distinct_colors
 from segship.runtime.strict import parse
 
 _MAX_NAMES_BYTES: Final = 4 << 20
@@ -109,7 +108,7 @@ def card_from_values(
     is_binary = known.threshold is not None or (head != "labels" and (len(names), returned.planes) == (2, 1))
     plain: dict[str, Any] = {
         "class_names": names,
-        "palette": _palette(len(names)),
+        "palette": distinct_colors(len(names)),
         "preprocess": _preprocess(known, taken),
         "task": "binary" if is_binary else "multiclass",
         "threshold": 0.5 if known.threshold is None else known.threshold,
@@ -265,11 +264,6 @@ def _names(text: str | tuple[str, ...]) -> list[str]:
             f"--class-names: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
     return [name for name in names if name]
-
-
-def _palette(count: int) -> list[Color]:
-    colors = distinct_colors(min(count, MAX_DISTINCT_COLORS))
-    return list(itertools.islice(itertools.cycle(colors), count))
 
 
 def _numbers(text: str, option: str) -> list[float]:

@@ -31,7 +31,8 @@ from segship.runtime.outputs import (
 from segship.runtime.records import record
 from segship.runtime.render import RgbImage
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Upscale, card_of
+from segship.runtime.segmenter import Segmenter, Upscale
+from segship.runtime.segmenter_plan import card_of
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.sources import open_sources
 from segship.runtime.video_sink import VideoSink
@@ -206,13 +207,16 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
     outputs, kinds = job.knobs.outputs, job.kinds
     if segmenter.only is not None:
         outputs = dataclasses.replace(outputs, foreground=segmenter.only)
+    if job.video:  # all frames have one legend, or they would differ in size
+        ids = segmenter.only or range(segmenter.card.num_classes)
+        outputs = dataclasses.replace(outputs, legend_ids=tuple(sorted(ids)))
     check_outputs(kinds, segmenter.card, outputs)
     plan = Plan(job, source)
     if "mask" in kinds:
         write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite or job.skip_existing)
     report = InferReport(segmenter.describe(), _headline(segmenter), source, style=job.style, crew=segmenter.crew)
     big: list[SourceItem] = []
-    with report, VideoSink(job, source) as video:
+    with report, VideoSink(job, source, outputs) as video:
 
         def finish(result: Result) -> tuple[dict[OutputKind, Path], RgbImage | None]:
             named = result.save(job.out, kinds, name=plan.name(result.tag), options=outputs)

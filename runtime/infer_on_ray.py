@@ -1,14 +1,16 @@
 """A job of ``seg-infer`` on a Ray cluster."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from segship.runtime.card_values import read_card_file
+from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import BackendError, SegshipError
 from segship.runtime.infer_report import InferReport
 from segship.runtime.outputs import check_outputs, write_classes
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.ray_job import run_on_ray
-from segship.runtime.segmenter import card_of
+from segship.runtime.segmenter_plan import card_of
 from segship.runtime.source_item import Source
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ def infer_on_ray(job: "Job", source: Source) -> int:
     given = None if job.card_path is None else read_card_file(job.card_path)
     card = given or card_of(job.model)
     card = card if job.palette is None else parse_palette(job.palette, card)
-    check_outputs(job.kinds, card, job.knobs.outputs)
+    outputs = job.knobs.outputs
+    if job.only is not None:
+        outputs = replace(outputs, foreground=class_ids(job.only, card))
+    check_outputs(job.kinds, card, outputs)
     plan = Plan(job, source)
     if "mask" in job.kinds:
         write_classes(job.out / "mask", card, overwrite=job.overwrite or job.skip_existing)
@@ -52,7 +57,7 @@ def infer_on_ray(job: "Job", source: Source) -> int:
             [(item.picture, plan.name(item)) for item in items],
             out=job.out,
             kinds=job.kinds,
-            output_options=job.knobs.outputs,
+            output_options=outputs,
             segmenter_args=segmenter_arguments(job, job.knobs.engine) | {"card": given},
             on_result=show,
             on_error=fail,

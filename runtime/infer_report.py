@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import click
 
-from segship.runtime.errors import ImageError, SegshipError
+from segship.runtime.errors import EngineCrashError, ImageError, SegshipError
 from segship.runtime.pipeline import Crew
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.stage_report import StageReport
@@ -71,7 +71,7 @@ class InferReport:
         Raises:
             SegshipError: ``error`` itself, if the next picture would meet it too: one of the model, or of the disk.
         """
-        if not isinstance(error, ImageError):
+        if not isinstance(error, ImageError | EngineCrashError):
             raise error
         self.tell_skipped(item.name, str(error))
 

@@ -53,4 +53,5 @@ def _checked_labels(output: NDArray[Any], expected: tuple[int, ...], card: Model
 
 
 def _described(output: NDArray[Any]) -> str:
-    return f"{output.shape} {output.dtype}, {output.min()}…{output.max()}"
+    values = f", {output.min()}…{output.max()}" if output.size else ", empty"
+    return f"{output.shape} {output.dtype}{values}"

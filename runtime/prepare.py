@@ -112,7 +112,7 @@ def logits_of_tiles(card: ModelCard, tiles: Sequence[Image], run: Run) -> NDArra
     Tiles of the network's size are what it takes; others are brought to it as pictures are, and their logits back.
     """
     size = (tiles[0].shape[0], tiles[0].shape[1])
-    if size == card.preprocess.size:
+    if size == card.preprocess.size and card.output_stride == 1:
         return run(np.concatenate([graph_input(card, tile) for tile in tiles]))
     pictures = [whole_picture(card, tile) for tile in tiles]
     outputs = run(np.concatenate([picture.batch for picture in pictures]))

@@ -7,33 +7,29 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import Backend, EngineInfo, default_backend, load_backend
-from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.backends.isolated import isolated
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import CardError, ImageError, ModelError, SegshipError
-from segship.runtime.foreign import foreign_card
 from segship.runtime.images import MAX_PIXELS, Conversion, ImageSource, read_image, source_name
 from segship.runtime.labels import labels_from_logits, resize_labels
-from segship.runtime.model_file import CHECKPOINT_SUFFIX, has_card, read_card
 from segship.runtime.network import run_checked
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.pipeline import Crew, overlapped
 from segship.runtime.postprocess import PostProcess, keep_only
-from segship.runtime.prepare import Run, TiledPicture, Tiling, WholePicture, logits_of_tiles, whole_picture
+from segship.runtime.prepare import Run, TiledPicture, WholePicture, logits_of_tiles, whole_picture
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
+from segship.runtime.segmenter_plan import card_of, only_card, plan_crew, plan_tiles
 from segship.runtime.source_item import SourceItem
-
-DEFAULT_OVERLAP: Final = 0.25
 
 Extra = TypeVar("Extra")
 Tagged = ImageSource | tuple[ImageSource, Any] | SourceItem
@@ -124,7 +120,7 @@ class Segmenter:
         self.model = Path(model)
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
         if backend is None or isinstance(backend, str):
-            card = card_of(self.model) if card is None else _only_card(self.model, card)
+            card = card_of(self.model) if card is None else only_card(self.model, card)
             load = isolated if isolate else load_backend
             backend = load(backend or default_backend(), self.model, card, device, options or EngineOptions())
             try:
@@ -138,13 +134,13 @@ class Segmenter:
         card = card if palette is None else parse_palette(palette, card)
         self.options = options or EngineOptions()
         self.card = card if size is None else card.at_size(size)
-        self._tile_card, self.tiling = _tiling(self.card, size, tile, overlap, batch)
+        self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, batch)
         self.convert, self.max_pixels = frozenset(convert), max_pixels
         self.post, self.only = post or PostProcess(), None if only is None else class_ids(only, card)
         self.upscale: Upscale = "labels" if card.head == "labels" else upscale
         if batch > 1 and "batch" not in card.dynamic:
             raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
-        self._crew = _crew(backend.info, batch)
+        self._crew = plan_crew(backend.info, batch)
 
     @property
     def info(self) -> EngineInfo:
@@ -417,49 +413,6 @@ def _with_tag(item: Tagged, number: int) -> tuple[ImageSource | ImageError, Any]
 
 def _remade(model: Path, arguments: dict[str, Any]) -> Segmenter:
     return Segmenter(model, **arguments)
-
-
-def _crew(engine: EngineInfo, batch: int) -> Crew:
-    """Plan a stream: where each run of the network has one thread, all workers do all; else some wait for it only."""
-    cpus, is_on_cpu = available_cpus(), engine.device == "cpu"
-    if is_on_cpu and engine.streams > 1:
-        return Crew(max(cpus, engine.streams), engine.streams, batch, 0)
-    beside = max(2, cpus // 2 if is_on_cpu else cpus)
-    return Crew(engine.streams + beside, engine.streams, batch, engine.streams)
-
-
-def _tiling(
-    card: ModelCard, size: tuple[int, int] | None, tile: tuple[int, int] | None, overlap: float | None, batch: int
-) -> tuple[ModelCard, Tiling | None]:
-    """Return how pictures are cut into tiles, if they are, and the card that a tile is brought to size by."""
-    if tile is None and card.tile_overlap is None:
-        if overlap is not None:
-            raise CardError(
-                "an overlap was given, but this model sees whole pictures; give the tiles' size too (--tile)"
-            )
-        return card, None
-    if tile is not None and (card.head == "labels" or card.frame is not None):
-        raise CardError("tiles can only be blended by their logits, and not of frames; export with --head logits")
-    if tile is not None and "size" in card.dynamic and size is None:
-        card = card.at_size(tile)
-    share = card.tile_overlap if overlap is None else overlap
-    return card, Tiling(tile or card.preprocess.size, DEFAULT_OVERLAP if share is None else share, batch)
-
-
-def card_of(model: Path) -> ModelCard:
-    """Return the card that a model carries or, if it carries none, what its graph says of itself.
-
-    Raises:
-        ModelError: if the file is missing or damaged.
-        CardError: if that is not all that must be known.
-    """
-    return read_card(model) if model.suffix == CHECKPOINT_SUFFIX or has_card(model) else foreign_card(model)
-
-
-def _only_card(model: Path, card: ModelCard) -> ModelCard:
-    if has_card(model):
-        raise CardError(f"{model} carries its own card, which says how it was trained; leave out --card")
-    return card
 
 
 def _ms_since(start: float) -> float:

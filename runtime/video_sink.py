@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from segship.runtime.errors import OutputError
-from segship.runtime.outputs import overlay_picture
+from segship.runtime.outputs import OutputOptions, overlay_picture
 from segship.runtime.render import RgbImage
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.video_writer import VideoWriter
@@ -23,18 +23,19 @@ class VideoSink:
     """Writes ``out/video/NAME.mp4``, opened with the first frame; whole or not at all.
 
     Args:
-        job: says where, and how frames are drawn.
+        job: says where.
         source: the video or stream.
+        options: how frames are drawn.
     """
 
-    def __init__(self, job: "Job", source: Source) -> None:
-        self._job, self._source = job, source
+    def __init__(self, job: "Job", source: Source, options: OutputOptions) -> None:
+        self._job, self._source, self._options = job, source, options
         self._stack = ExitStack()
         self._writer: VideoWriter | None = None
 
     def frame(self, result: "Result") -> RgbImage:
         """Draw a frame, (H, W, 3) uint8 RGB."""
-        return overlay_picture(result, self._job.knobs.outputs)
+        return overlay_picture(result, self._options)
 
     def write(self, item: SourceItem, frame: RgbImage) -> None:
         """Add a frame, in its order.
@@ -59,4 +60,6 @@ class VideoSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._source.is_live:  # how a recording ends
+            kind = error = traceback = None
         self._stack.__exit__(kind, error, traceback)

@@ -8,8 +8,10 @@ from typing import Final, Self
 import cv2
 import numpy as np
 
+from segship.runtime.capture import quiet_ffmpeg
 from segship.runtime.errors import OutputError
 from segship.runtime.files import replacing
+from segship.runtime.image_opening import printable
 from segship.runtime.render import RgbImage
 
 VIDEO_CODECS: Final = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "FFV1"}
@@ -37,6 +39,8 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         if path.suffix.lower() not in VIDEO_CODECS:
             raise OutputError(f"{path}: videos are written as {', '.join(VIDEO_CODECS)}; give one of these suffixes")
+        if printable(path) != str(path):
+            raise OutputError(f"{printable(path)}: OpenCV writes no video of a name that is no UTF-8; choose another")
         if not 0 < fps < 100_000:
             raise OutputError(f"{path}: the frame rate is {fps}; a video needs one above 0 and below 100000 a second")
         self.path, self.size, self.frames = path, size, 0
@@ -49,6 +53,7 @@ class VideoWriter:
         Raises:
             OutputError: if it cannot be written, or this OpenCV lacks the codec.
         """
+        quiet_ffmpeg()
         with contextlib.ExitStack() as stack:  # what is open is closed again if a later step fails
             self._temporary = stack.enter_context(replacing(self.path))
             self._temporary.touch()  # says what is wrong with the place, which OpenCV does not

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from segship.runtime.card import CARD_KEY, ModelCard
 from segship.runtime.model_file import read_card, write_card
@@ -39,65 +38,9 @@ def infer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="session")
-def grey_checkpoints(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints of networks for grey pictures, by depth."""
-    folder = tmp_path_factory.mktemp("grey")
-    return {
-        depth: make_checkpoint(folder / f"{depth}.safetensors", channels=1, depth=depth)
-        for depth in ("uint8", "uint16")
-    }
-
-
-@pytest.fixture(scope="session")
-def grey_models(grey_checkpoints: dict[str, Path]) -> dict[str, Path]:
-    """Their exported files, by depth."""
-    from segship.export.exporter import export
-
-    return {depth: export(path, path.with_suffix(".onnx")).path for depth, path in grey_checkpoints.items()}
-
-
-@pytest.fixture(scope="session")
-def binary_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a binary network whose threshold is not 0.5."""
-    return make_checkpoint(tmp_path_factory.mktemp("binary") / "binary.safetensors", threshold=0.45)
-
-
-@pytest.fixture(scope="session")
-def binary_model(binary_checkpoint: Path) -> Path:
-    """Its exported file, returning logits."""
-    from segship.export.exporter import export
-
-    return export(binary_checkpoint, binary_checkpoint.with_suffix(".onnx")).path
-
-
-@pytest.fixture(scope="session")
-def binary_labels_model(binary_checkpoint: Path) -> Path:
-    """Its exported file, returning labels."""
-    from segship.export.exporter import export
-
-    return export(binary_checkpoint, binary_checkpoint.with_name("labels.onnx"), head="labels").path
-
-
-@pytest.fixture(scope="session")
-def tiled_checkpoint(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that sees tiles of 48×64 pixels, each overlapping the next by half."""
-    return make_checkpoint(tmp_path_factory.mktemp("tiled") / "tiled.safetensors", tile_overlap=0.5)
-
-
-@pytest.fixture(scope="session")
-def tiled_model(tiled_checkpoint: Path, photo: NDArray[np.uint8]) -> Path:
-    """Its exported file."""
-    from segship.export.exporter import export
-
-    picture = tiled_checkpoint.with_suffix(".png")
-    PillowImage.fromarray(photo).save(picture)
-    return export(tiled_checkpoint, tiled_checkpoint.with_suffix(".onnx"), images=[picture]).path
-
-
-@pytest.fixture(scope="session")
 def with_card(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Copy an ONNX file and give the copy another card, any text for one, or none."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
 
     def write(model: Path, card: ModelCard | str | None) -> Path:
         proto = onnx.load(model)
@@ -122,7 +65,7 @@ def conv_card() -> ModelCard:
 @pytest.fixture(scope="session")
 def write_conv_model() -> Callable[..., Path]:
     """Write a network of one convolution in the form that a card describes, but for resizing, and with this card."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
 
     def write(path: Path, card: ModelCard, *, seed: int = 3) -> Path:
         rng = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from segship.runtime.backends import Backend, default_backend, load_backend
 from segship.runtime.backends.options import EngineOptions
@@ -269,8 +270,9 @@ def test_onnx_runtime_is_the_default_where_it_is_installed() -> None:
 
 
 def test_where_pytorch_is_missing_its_backend_is_one_line_that_says_how_to_install_it(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, photo: NDArray[np.uint8], tmp_path: Path
 ) -> None:
+    PillowImage.fromarray(photo).save(tmp_path / "photo.png")
     arguments = [str(tiny_checkpoint), str(tmp_path), "--backend", "torch"]
     done = subprocess.run(
         [sys.executable, "-c", TORCH_IS_MISSING, *arguments], capture_output=True, text=True, check=False
