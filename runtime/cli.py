@@ -47,11 +47,11 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
     help="Any of mask,color,overlay,side-by-side,cutout,probability,contours,video; empty: nothing.",
 )
 @click.option("--upscale", type=click.Choice(["logits", "labels"]), default="logits", help="What is brought to size.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, help="Opacity of the colours in overlays.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Opacity of the colours in overlays.  [default: 0.5]")
 @click.option("--legend", is_flag=True, help="Draw names and colours of the classes beside pictures.")
 @click.option("--palette", metavar="WHAT", help="voc, camvid, cityscapes, …; a file; or 1=0,0,255;car=#ff0000.")
 @click.option("--only", metavar="CLASSES", help="Tell of these only, by name or id: car,person.")
-@click.option("--min-area", type=click.IntRange(0), default=0, help="Objects of fewer pixels become what is around.")
+@click.option("--min-area", type=click.IntRange(0), help="Objects of fewer pixels become what is around.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Rarer knobs; --set help lists them.")
 @click.option("--isolate", is_flag=True, help="Run the engine in a process of its own, which may crash.")
 @click.option("--prepare", is_flag=True, help="Only load the engine, and build what it caches.")
@@ -99,7 +99,11 @@ def _job(model: Path, sources: tuple[str, ...], options: dict[str, Any]) -> "Job
 
     if sum(options[name] for name in ("as_json", "as_jsonl", "quiet")) > 1:
         raise click.UsageError("--json, --jsonl and --quiet say what is printed; give one of them")
+    if options["only"] is not None and not options["only"].strip(", "):
+        raise click.UsageError("--only names no class; name some, such as --only car,person, or leave it out")
     kinds = chosen(options["save"], (*OUTPUT_KINDS, VIDEO), "--save")
+    if VIDEO in kinds and options["skip_existing"]:
+        raise click.UsageError("--save video writes a video whole; leave out --skip-existing, or save overlays")
     style: Style = "json" if options["as_json"] else "jsonl" if options["as_jsonl"] else "lines"
     own = {field.name for field in dataclasses.fields(Job)} & options.keys()
     return Job(

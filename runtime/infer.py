@@ -213,7 +213,7 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
     check_outputs(kinds, segmenter.card, outputs)
     plan = Plan(job, source)
     if "mask" in kinds:
-        write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite or job.skip_existing)
+        write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite)
     report = InferReport(segmenter.describe(), _headline(segmenter), source, style=job.style, crew=segmenter.crew)
     big: list[SourceItem] = []
     with report, VideoSink(job, source, outputs) as video:
@@ -239,7 +239,7 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
                 told = dataclasses.replace(result, tag=item.place.as_posix())
                 times = {"time_s": item.time_s, "captured": item.captured}
                 report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
-            infer_big(job, segmenter, big, plan, report, report.done)
+            infer_big(job, segmenter, big, plan, report)
         finally:  # the end of a live source is Ctrl-C
             report.end(job.out if kinds or job.video else None, left_out=plan.left_out)
         return report.skipped

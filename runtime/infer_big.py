@@ -1,12 +1,12 @@
 """The pictures of a job that are larger than is held in memory: one after the other, strip by strip."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from segship.runtime.big_pictures import is_big
-from segship.runtime.errors import ImageError
+from segship.runtime.errors import ImageError, OutputError
 from segship.runtime.images import Page
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.segmenter import Segmenter
@@ -29,7 +29,7 @@ def is_for_strips(item: SourceItem, segmenter: Segmenter) -> bool:
 
 
 def infer_big(
-    job: "Job", segmenter: Segmenter, items: Sequence[SourceItem], plan: "Plan", report: "InferReport", first: int
+    job: "Job", segmenter: Segmenter, items: Sequence[SourceItem], plan: "Plan", report: "InferReport"
 ) -> None:
     """Segment large pictures and write their outputs.
 
@@ -39,12 +39,13 @@ def infer_big(
         items: the pictures.
         plan: of the outputs.
         report: that is told.
-        first: number of the first one among the pictures of the job, from 0.
 
     Raises:
         OutputError: if a kind of output cannot be written by strips.
     """
-    for index, item in enumerate(items, first):
+    if items and job.knobs.outputs.legend:
+        raise OutputError(f"{items[0].name} is written strip by strip, which leaves no room for a legend; leave it out")
+    for item in items:
         paths = output_paths(job.out, job.kinds, plan.name(item), job.knobs.outputs)
         picture = item.picture
         if not isinstance(picture, Page):
@@ -56,12 +57,22 @@ def infer_big(
             except ImageError as error:
                 report.skip(item, error)
                 continue
-        report.show(_record(result, item, paths, index))
+        report.show(_record(result, item, paths, report.done, segmenter.only))
 
 
-def _record(result: StripResult, item: SourceItem, paths: "dict[OutputKind, Path]", index: int) -> dict[str, Any]:
+def _record(
+    result: StripResult,
+    item: SourceItem,
+    paths: "dict[OutputKind, Path]",
+    index: int,
+    only: Collection[int] | None,
+) -> dict[str, Any]:
     """Return what is told of a result, as of those of smaller pictures."""
-    shares = result.areas
+    areas = {
+        name: {"pixels": pixels, "share": result.areas[name]}
+        for class_id, (name, pixels) in enumerate(result.areas_px.items())
+        if only is None or class_id in only
+    }
     return {
         "source": item.name,
         "index": index,
@@ -70,7 +81,7 @@ def _record(result: StripResult, item: SourceItem, paths: "dict[OutputKind, Path
         "captured": None,
         "height": result.height,
         "width": result.width,
-        "areas": {name: {"pixels": count, "share": shares[name]} for name, count in result.areas_px.items()},
+        "areas": areas,
         "outputs": {kind: str(path) for kind, path in paths.items()},
         "timings_ms": {"all": round(result.seconds * 1000, 3)},
     }

@@ -40,8 +40,9 @@ def infer_on_ray(job: "Job", source: Source) -> int:
     check_outputs(job.kinds, card, outputs)
     plan = Plan(job, source)
     if "mask" in job.kinds:
-        write_classes(job.out / "mask", card, overwrite=job.overwrite or job.skip_existing)
+        write_classes(job.out / "mask", card, overwrite=job.overwrite)
     items = list(plan.to_do(iter(source)))
+    engine = job.knobs.engine if job.streams is None else replace(job.knobs.engine, streams=job.streams)
     what = {"model": str(job.model), "ray": job.ray}
     with InferReport(what, f"{job.model} on Ray ({job.ray})", source, style=job.style) as report:
 
@@ -58,7 +59,7 @@ def infer_on_ray(job: "Job", source: Source) -> int:
             out=job.out,
             kinds=job.kinds,
             output_options=outputs,
-            segmenter_args=segmenter_arguments(job, job.knobs.engine) | {"card": given},
+            segmenter_args=segmenter_arguments(job, engine) | {"card": given},
             on_result=show,
             on_error=fail,
         )

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO
 
 import click
 
@@ -45,8 +45,8 @@ class InferReport:
         self.done, self.skipped = 0, 0
         self._stages = StageReport(crew or Crew())
         # On disk, so that memory does not grow with the job; what is printed in the end is one document or none.
-        self._records = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._records = _unnamed_file()
+        self._errors = _unnamed_file()
         self._bar = self._make_bar()
 
     def __enter__(self) -> Self:
@@ -163,6 +163,11 @@ class InferReport:
     def _advance(self) -> None:
         if self._bar:
             self._bar.advance(self._bar.task_ids[0])
+
+
+def _unnamed_file() -> TextIO:
+    """Open a file without a name; what of a path is no Unicode goes in as JSON escapes it."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace")  # closed in __exit__
 
 
 def _line(record: Mapping[str, Any]) -> str:

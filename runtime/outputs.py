@@ -61,6 +61,15 @@ class OutputOptions:
     contours: Literal["geojson", "coco"] = "geojson"
     foreground: frozenset[int] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse an opacity that is none.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}; expected 0…1")
+
 
 DEFAULT_OPTIONS: Final = OutputOptions()
 

@@ -119,28 +119,26 @@ class Segmenter:
     ) -> None:
         self.model = Path(model)
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
-        if backend is None or isinstance(backend, str):
-            card = card_of(self.model) if card is None else only_card(self.model, card)
-            load = isolated if isolate else load_backend
-            backend = load(backend or default_backend(), self.model, card, device, options or EngineOptions())
-            try:
-                warn_if_unproven(self.model, card, backend.info)
-            except BaseException:
-                backend.close()
-                raise
-        elif card is None:
-            raise CardError("an engine that is loaded already needs the card that it was loaded with")
-        self._backend = backend
-        card = card if palette is None else parse_palette(palette, card)
         self.options = options or EngineOptions()
-        self.card = card if size is None else card.at_size(size)
-        self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, batch)
-        self.convert, self.max_pixels = frozenset(convert), max_pixels
-        self.post, self.only = post or PostProcess(), None if only is None else class_ids(only, card)
+        with contextlib.ExitStack() as opened:  # what does not fit the model leaves no engine behind
+            if backend is None or isinstance(backend, str):
+                card = card_of(self.model) if card is None else only_card(self.model, card)
+                load = isolated if isolate else load_backend
+                backend = load(backend or default_backend(), self.model, card, device, self.options)
+                opened.callback(backend.close)
+                warn_if_unproven(self.model, card, backend.info)
+            elif card is None:
+                raise CardError("an engine that is loaded already needs the card that it was loaded with")
+            card = card if palette is None else parse_palette(palette, card)
+            self.card = card if size is None else card.at_size(size)
+            self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, batch)
+            self.only = None if only is None else class_ids(only, card)
+            if batch > 1 and "batch" not in card.dynamic:
+                raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
+            opened.pop_all()
+        self._backend, self._crew = backend, plan_crew(backend.info, batch)
+        self.convert, self.max_pixels, self.post = frozenset(convert), max_pixels, post or PostProcess()
         self.upscale: Upscale = "labels" if card.head == "labels" else upscale
-        if batch > 1 and "batch" not in card.dynamic:
-            raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
-        self._crew = plan_crew(backend.info, batch)
 
     @property
     def info(self) -> EngineInfo:

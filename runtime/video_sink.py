@@ -44,7 +44,8 @@ class VideoSink:
             OutputError: if the video cannot be written, or is there already.
         """
         if self._writer is None:
-            path = self._job.out / "video" / item.place.parent.with_suffix(".mp4")
+            folder = item.place.parent
+            path = self._job.out / "video" / folder.with_name(f"{folder.name}.mp4")  # dots are part of its name
             self._check_free(path)
             writer = VideoWriter(path, self._source.fps or _UNKNOWN_FPS, (frame.shape[0], frame.shape[1]))
             self._writer = self._stack.enter_context(writer)

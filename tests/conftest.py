@@ -1,6 +1,6 @@
 """What several tests need: a small network with lively weights, its checkpoint and its exported file.
 
-With ``--runtime-alone DIR`` the tests run in an environment that has the runtime only, neither torch nor an engine beside
+With ``--runtime-alone DIR`` the tests run where nothing but the runtime is installed, neither torch nor an engine beside
 OpenCV: models are not exported then but taken from DIR, and a test that needs what is not installed is skipped.
 """
 
@@ -28,6 +28,8 @@ TINY_SIZE = (48, 64)
 NEEDS_MORE_THAN_THE_RUNTIME = {"test_backends.py", "test_graph_forms.py", "test_openvino.py", "test_fuzz.py"}
 """Files of tests of the runtime that import torch or an engine, or what stands on them, before any test runs."""
 
+ENGINES_OF_EXTRAS = ("ort", "openvino", "tensorrt", "torch")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime-alone", metavar="DIR", type=Path, help="test the base install, on the models in DIR")
@@ -39,10 +41,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--runtime-alone") is not None:
-        for item in items:
-            if item.get_closest_marker("extras"):
-                item.add_marker(pytest.mark.skip(reason="needs what is not in the base install"))
+    if config.getoption("--runtime-alone") is None:
+        return
+    for item in items:
+        values = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        if item.get_closest_marker("extras") or any(str(value) in ENGINES_OF_EXTRAS for value in values):
+            item.add_marker(pytest.mark.skip(reason="needs what is not in the base install"))
 
 
 @pytest.hookimpl(wrapper=True)

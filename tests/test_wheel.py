@@ -1,6 +1,8 @@
 """What a user gets: the wheel, built from the sdist, in an environment that has nothing else."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -38,8 +40,36 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return commands
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def bare_with_tools(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has all of ``bare`` and what the tests themselves use beside it."""
+    folder = tmp_path_factory.mktemp("tools")
+    venv.create(folder, with_pip=True)
+    python = folder / bare.name / "python"
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    base, own = (Path(run(command, "-c", find).stdout.strip()) for command in (bare / "python", python))
+    (own / "base.pth").write_text(f"{base}\n")
+    tools = ["pytest", "hypothesis", "onnx"]
+    install = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([python, *install, *tools], check=True)
+    return python
+
+
+@pytest.fixture(scope="module")
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the runtime's tests run, exported, since torch is not where they run."""
+    folder = tmp_path_factory.mktemp("models")
+    names = ("tiny_model", "tiny_labels_model", "binary_model", "binary_labels_model", "tiled_model", "open_model")
+    paths = {name: request.getfixturevalue(name) for name in names}
+    grey = request.getfixturevalue("grey_models")
+    for name, path in (paths | {"grey8_model": grey["uint8"], "grey16_model": grey["uint16"]}).items():
+        (folder / name).mkdir()
+        shutil.copy(path, folder / name)
+    return folder
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def test_the_wheel_holds_every_module_of_every_folder(wheel: Path) -> None:
@@ -82,3 +112,13 @@ def test_what_is_not_installed_is_one_line_with_the_command_that_installs_it(
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f'pip install "segship[{extra}]"' in done.stderr
+
+
+def test_the_runtime_alone_passes_its_part_of_the_tests(bare_with_tools: Path, models: Path, tmp_path: Path) -> None:
+    options = ["-q", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-p", "no:cacheprovider", "--tb=short"]
+    command = [bare_with_tools, "-m", "pytest", ROOT / "tests/runtime", *options, "--runtime-alone", models]
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
+    assert counts["passed"] > 1000  # of some 1800; what is skipped is of other engines and of PyTorch
+    assert counts["skipped"] < counts["passed"] / 4

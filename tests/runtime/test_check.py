@@ -230,6 +230,7 @@ def test_a_picture_of_the_user_that_cannot_be_read_is_an_error(conv_model: Path,
         check_model(conv_model, [tmp_path / "text.png"], backends=ENGINES)
 
 
+@pytest.mark.extras
 def test_an_engine_that_refuses_a_file_that_it_ran_where_it_was_proven_is_a_fault(
     conv_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_an_engine_that_refuses_a_file_that_it_ran_where_it_was_proven_is_a_faul
     ]
 
 
+@pytest.mark.extras
 def test_an_engine_that_is_not_installed_is_listed_or_an_error_if_it_was_asked_for(
     conv_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +273,7 @@ def test_an_engine_that_is_not_installed_is_listed_or_an_error_if_it_was_asked_f
         check_model(conv_model, backends=["opencv"])
 
 
+@pytest.mark.extras
 def test_an_engine_without_the_device_is_no_fault(conv_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_on_cpu(name: str, model: Path, card: ModelCard, device: str) -> object:
         if name == "opencv":
@@ -301,6 +304,7 @@ def test_a_checkpoint_is_no_model(tmp_path: Path, write_conv_model: Callable[...
         check_model(tmp_path / "best.safetensors")
 
 
+@pytest.mark.extras
 def test_every_engine_but_the_reference_is_asked() -> None:
     names = installable_backends()
     assert names[0] == "ort"

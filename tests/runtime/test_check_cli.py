@@ -82,6 +82,7 @@ def test_a_model_that_is_the_same_ends_with_0(
     assert check(*arguments, "--overwrite", "-q")[1:] == ("", "")
 
 
+@pytest.mark.extras
 def test_a_changed_card_ends_with_1_and_is_named(check: Command, conv_model: Path) -> None:
     _certify(conv_model)
     card = read_card(conv_model)

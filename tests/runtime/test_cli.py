@@ -483,6 +483,7 @@ def test_quiet_prints_errors_only(infer: Run, tiny_model: Path, pictures: Path, 
     assert infer(tiny_model, pictures, "--out", out, "-q") == (0, "", "")
 
 
+@pytest.mark.extras
 def test_pictures_are_brought_to_the_size_that_is_asked_for(
     infer: Run, write_conv_model: Callable[..., Path], conv_card: ModelCard, pictures: Path, out: Path, tmp_path: Path
 ) -> None:

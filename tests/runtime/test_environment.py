@@ -26,6 +26,7 @@ flags		: fpu
 ARM = "processor	: 0\nFeatures	: fp asimd bf16 i8mm\n"
 
 
+@pytest.mark.extras
 def test_all_engines_are_listed_and_those_that_work_say_what_ran() -> None:
     found = examine(["ort", "openvino"])
     states = {(state.backend, state.device): state for state in found.engines}

@@ -60,6 +60,7 @@ def test_an_engine_that_works_says_what_ran(engine: str) -> None:
     assert any(character.isdigit() for character in got.engine)
 
 
+@pytest.mark.extras
 def test_an_error_of_ours_is_told_in_its_own_words() -> None:
     got = probe("openvino", "cuda")
     assert (got.works, got.fault_kind) == (False, "DeviceError")

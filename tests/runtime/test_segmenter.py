@@ -594,6 +594,7 @@ def test_a_model_of_any_name_is_a_model(engine: str, tiny_model: Path, tmp_path:
         assert segmenter(photo).labels.shape == (90, 120)
 
 
+@pytest.mark.extras
 def test_the_runtime_works_where_nothing_of_training_is_installed(tiny_model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRAINING, str(tiny_model)], capture_output=True, text=True, check=False
