@@ -27,7 +27,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the CPUs it may use]")
 @click.option("--streams", type=click.IntRange(1), help="Runs of the network at once.  [default: by the job]")
-@click.option("--batch", type=click.IntRange(1), default=1, help="Pictures in a run, where the graph allows it.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures in a run of the network.  [default: 1, on a GPU 8]")
 @click.option("--size", type=SizeType(), help="For a model of open size: what pictures are brought to.")
 @click.option("--tile", type=SizeType(), help="Cut larger pictures into tiles of this size.  [default: the card's]")
 @click.option("--overlap", type=click.FloatRange(0, 0.9), help="Of tiles, a share.  [default: the card's, or 0.25]")

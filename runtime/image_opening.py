@@ -83,7 +83,7 @@ def open_image(
     """
     with _open(file, name) as image:
         page = _find_page(image, file, page, name)
-        _check_pixels(image.size, max_pixels, name)
+        check_pixels(image.size, max_pixels, name)
         yield image, page
 
 
@@ -161,7 +161,7 @@ def _full_pages(file: BinaryIO, name: str) -> list[int]:
     return pages.numbers
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
+def check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(

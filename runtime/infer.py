@@ -13,10 +13,11 @@ import cv2
 from segship.runtime.backends import default_backend
 from segship.runtime.backends.gpus import has_nvidia_driver
 from segship.runtime.backends.options import EngineOptions
+from segship.runtime.big_pictures import is_big
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
 from segship.runtime.images import Conversion
-from segship.runtime.infer_big import infer_big, is_for_strips
+from segship.runtime.infer_big import BIG_PX, infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
 from segship.runtime.outputs import (
@@ -65,7 +66,7 @@ class Job:
     backend: str | None
     device: str
     streams: int | None
-    batch: int
+    batch: int | None
     size: tuple[int, int] | None
     tile: tuple[int, int] | None
     overlap: float | None
@@ -133,6 +134,8 @@ def open_segmenter(job: Job, source: Source | None) -> Segmenter:
     """Load the model for what a source has to offer; None: for single pictures."""
     card = None if job.card_path is None else read_card_file(job.card_path)
     engine = dataclasses.replace(job.knobs.engine, streams=_streams(job, source))
+    if (job.backend or default_backend()) == "ort" and _holds_big_pictures(source):
+        engine = dataclasses.replace(engine, memory_arena=False)  # half the memory, where that is what counts
     if source is not None and source.is_live and job.backend == "tensorrt":
         from segship.runtime.backends.tensorrt import require_prepared
 
@@ -259,6 +262,11 @@ def _streams(job: Job, source: Source | None) -> int:
     if few or takes_gpu or job.isolate or backend not in _STREAMING_BACKENDS:
         return 1
     return min(job.knobs.engine.cpu_threads, _MOST_STREAMS)
+
+
+def _holds_big_pictures(source: Source | None) -> bool:
+    items = (source.items if source is not None else None) or []
+    return any(is_big(item.picture, above_px=BIG_PX) for item in items)
 
 
 def _headline(segmenter: Segmenter) -> str:

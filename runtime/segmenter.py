@@ -28,7 +28,7 @@ from segship.runtime.prepare import Run, TiledPicture, WholePicture, logits_of_t
 from segship.runtime.preprocess import Image
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
-from segship.runtime.segmenter_plan import card_of, only_card, plan_crew, plan_tiles
+from segship.runtime.segmenter_plan import card_of, only_card, plan_batch, plan_crew, plan_tiles
 from segship.runtime.source_item import SourceItem
 
 Extra = TypeVar("Extra")
@@ -77,7 +77,8 @@ class Segmenter:
             size as a picture is: to ``size`` or the card's or, where the graph leaves it open, to the tile's own. None:
             as the card says.
         overlap: share of a tile that the next one covers too, 0…0.9; None: the card's, or a quarter.
-        batch: pictures that a stream gives the graph at once, for a graph that leaves their number open.
+        batch: pictures, or tiles, that the graph gets at once where it leaves their number open; None: 8 on a GPU,
+            otherwise 1, since a CPU gains nothing by more.
         upscale: what is brought to the picture's size: ``logits`` (smooth edges) or ``labels`` (faster; the only way
             where the graph returns labels).
         convert: lossy conversions of pictures that are allowed.
@@ -108,7 +109,7 @@ class Segmenter:
         size: tuple[int, int] | None = None,
         tile: tuple[int, int] | None = None,
         overlap: float | None = None,
-        batch: int = 1,
+        batch: int | None = None,
         upscale: Upscale = "logits",
         convert: Collection[Conversion] = (),
         max_pixels: int = MAX_PIXELS,
@@ -131,12 +132,11 @@ class Segmenter:
                 raise CardError("an engine that is loaded already needs the card that it was loaded with")
             card = card if palette is None else parse_palette(palette, card)
             self.card = card if size is None else card.at_size(size)
-            self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, batch)
+            at_once = plan_batch(self.model, card, backend.info, batch)
+            self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, at_once)
             self.only = None if only is None else class_ids(only, card)
-            if batch > 1 and "batch" not in card.dynamic:
-                raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
             opened.pop_all()
-        self._backend, self._crew = backend, plan_crew(backend.info, batch)
+        self._backend, self._crew = backend, plan_crew(backend.info, at_once)
         self.convert, self.max_pixels, self.post = frozenset(convert), max_pixels, post or PostProcess()
         self.upscale: Upscale = "labels" if card.head == "labels" else upscale
 

@@ -6,7 +6,7 @@ from typing import Final
 from segship.runtime.backends import EngineInfo
 from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import CardError
+from segship.runtime.errors import CardError, ModelError
 from segship.runtime.foreign import foreign_card
 from segship.runtime.model_file import CHECKPOINT_SUFFIX, has_card, read_card
 from segship.runtime.pipeline import Crew
@@ -14,6 +14,9 @@ from segship.runtime.prepare import Tiling
 
 DEFAULT_OVERLAP: Final = 0.25
 """Of tiles, where neither the card nor the user says."""
+
+GPU_BATCH: Final = 8
+"""Pictures in a run on a GPU, which more of them fill; TensorRT builds its engines for up to so many."""
 
 
 def card_of(model: Path) -> ModelCard:
@@ -65,6 +68,18 @@ def plan_tiles(
         card = card.at_size(tile)
     share = card.tile_overlap if overlap is None else overlap
     return card, Tiling(tile or card.preprocess.size, DEFAULT_OVERLAP if share is None else share, batch)
+
+
+def plan_batch(model: Path, card: ModelCard, engine: EngineInfo, batch: int | None) -> int:
+    """Return how many pictures the graph gets at once; ``batch`` is what was asked for.
+
+    Raises:
+        ModelError: if it takes one at a time, and more were asked for.
+    """
+    is_open = "batch" in card.dynamic
+    if batch is not None and batch > 1 and not is_open:
+        raise ModelError(f"{model} takes one picture at a time; export it with --dynamic batch")
+    return batch or (GPU_BATCH if is_open and engine.device.startswith("cuda") else 1)
 
 
 def plan_crew(engine: EngineInfo, batch: int) -> Crew:

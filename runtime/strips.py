@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STRIP_KINDS: Final[tuple[OutputKind, ...]] = ("mask", "color", "overlay")
 """What can be written before the whole picture is known."""
 
-_ROWS_AT_ONCE: Final = 256
+_ROWS_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,10 @@ def segment_by_strips(
         counter = _Counter(segmenter.card, progress)
         for labels in _strips_of_labels(rows, _fitting(tiling, rows), counter):
             pixels = rows.take(len(labels))
-            shown = pixels if shades is None else shades[pixels]
-            for kind, file in files.items():
-                file.write_rows(_drawn(kind, labels, shown, segmenter.card, alpha))
+            for part in _parts(len(labels)):
+                shown = pixels[part] if shades is None else shades[pixels[part]]
+                for kind, file in files.items():
+                    file.write_rows(_drawn(kind, labels[part], shown, segmenter.card, alpha))
     areas_px = dict(zip(segmenter.card.class_names, counter.areas_px.tolist(), strict=True))
     return StripResult(picture.name, *picture.size, areas_px, counter.tiles, time.perf_counter() - start)
 
@@ -214,12 +215,17 @@ def _empty_labels(segmenter: "Segmenter", size: tuple[int, int]) -> Labels:
 def _shades(rows: _Rows) -> NDArray[np.uint8]:
     """Return how 16-bit values of a picture are shown, (65536,): for that it is read once from top to bottom."""
     low, high = 65535, 0
-    for start in range(0, rows.size[0], _ROWS_AT_ONCE):
-        part = rows.in_form(start, min(start + _ROWS_AT_ONCE, rows.size[0]))
-        low, high = min(low, int(part.min())), max(high, int(part.max()))
+    for part in _parts(rows.size[0]):
+        pixels = rows.in_form(part.start, part.stop)
+        low, high = min(low, int(pixels.min())), max(high, int(pixels.max()))
     shades = np.zeros(65536, np.uint8)
     shades[low : high + 1] = displayable(np.arange(low, high + 1, dtype=np.uint16)[:, None, None])[:, 0, 0]
     return shades
+
+
+def _parts(num_rows: int) -> list[slice]:
+    """Return slices of a few rows, so that what is made of them for a moment is small."""
+    return [slice(start, min(start + _ROWS_AT_ONCE, num_rows)) for start in range(0, num_rows, _ROWS_AT_ONCE)]
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Which TIFFs are read row by row (TIFF 6.0, BigTIFF), told by their tags before a pixel is decoded."""
 
+import logging
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from segship.runtime.errors import ImageError, MissingExtraError, one_line, require
-from segship.runtime.image_opening import DECODER_ERRORS, _check_pixels, check_frames
+from segship.runtime.image_opening import DECODER_ERRORS, check_frames, check_pixels
 from segship.runtime.tiff_pages import full_pages
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ _GREY, _RGB, _YCBCR = 1, 2, 6
 TIFF_ERRORS: Final = (*DECODER_ERRORS, RuntimeError, zlib.error, MemoryError)
 """What tifffile and its codecs raise on damaged files."""
 
+_NUMBERS: Final = (
+    *("imagewidth", "imagelength", "imagedepth", "samplesperpixel", "photometric", "planarconfig", "fillorder"),
+    *("compression", "predictor", "rowsperstrip", "tilewidth", "tilelength"),
+)
+"""Tags that have one value; tifffile takes them from a damaged file as they come."""
+
+_UNHEARD: Final = logging.NullHandler()
+"""Keeps what tifffile logs of damaged files off stderr, unless the program has set up logging."""
+
 
 def open_page(file: BinaryIO, number: int | None, name: str) -> "TiffPage":
     """Read the tags of a page; ``number`` None: of the file's only one.
@@ -38,6 +48,7 @@ def open_page(file: BinaryIO, number: int | None, name: str) -> "TiffPage":
     """
     from tifffile import TiffFile, TiffPage
 
+    logging.getLogger("tifffile").addHandler(_UNHEARD)
     if number is None:
         pages = full_pages(file)
         if pages.damage:
@@ -50,7 +61,9 @@ def open_page(file: BinaryIO, number: int | None, name: str) -> "TiffPage":
         raise ImageError(f"{name}: the file has no such page") from None
     except TIFF_ERRORS as error:
         raise ImageError(f"{name}: damaged picture ({one_line(error)})") from error
-    if not isinstance(page, TiffPage) or not page.imagelength or not page.imagewidth:
+    if not isinstance(page, TiffPage) or not all(isinstance(getattr(page, tag), int) for tag in _NUMBERS):
+        raise ImageError(f"{name}: damaged picture (one of its tags is no number)")
+    if page.imagelength < 1 or page.imagewidth < 1:
         raise ImageError(f"{name}: damaged picture (a page without pixels)")
     return page
 
@@ -61,7 +74,7 @@ def check_readable_by_rows(page: "TiffPage", name: str, max_pixels: int) -> None
     Raises:
         ImageError: if it is of more than ``max_pixels``, damaged, or of a form or coding that is not.
     """
-    _check_pixels((page.imagewidth, page.imagelength), max_pixels, name)
+    check_pixels((page.imagewidth, page.imagelength), max_pixels, name)
     _check_form(page, name)
     _check_coding(page, name)
 

@@ -99,16 +99,16 @@ def tiled_logit_blocks(
     shared_with_above = 0
     for row in rows:
         shared_with_below = row.stop - row.finished
-        beside = np.zeros((num_logits, *tile), np.float32)
+        from_left = np.zeros((num_logits, tile[0], 0), np.float32)
         for column in columns:
-            beside += next(logits_of_tiles) * column.weights
-            finished = column.finished - column.start
-            block = beside[:, :, :finished] * row.weights[:, None]
+            weighted = next(logits_of_tiles) * column.weights
+            weighted[:, :, : from_left.shape[2]] += from_left
+            from_left = weighted[:, :, column.finished - column.start :].copy()
+            block = weighted[:, :, : column.finished - column.start]
+            block *= row.weights[:, None]
             here = slice(column.start, column.finished)
             block[:, :shared_with_above] += from_above[:, :shared_with_above, here]
             from_above[:, :shared_with_below, here] = block[:, tile[0] - shared_with_below :]
-            beside[:, :, : tile[1] - finished] = beside[:, :, finished:]
-            beside[:, :, tile[1] - finished :] = 0
             bottom, right = min(row.finished, size[0]), min(column.finished, size[1])
             yield LogitBlock(row.start, column.start, block[:, : bottom - row.start, : right - column.start])
         shared_with_above = shared_with_below

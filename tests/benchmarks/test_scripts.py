@@ -40,8 +40,8 @@ def test_precision_compares_each_file_with_the_first(tiny_model: Path) -> None:
     assert done.exit_code == 0, done.output
     lines = [line.split("│") for line in done.output.splitlines() if "tiny.onnx" in line]
     assert len(lines) == 2
-    assert [cell.strip() for cell in lines[0][6:9]] == ["1.00", "1.00", "1.00"]
-    assert 0.1 < float(lines[1][7]) < 10
+    assert [cell.strip() for cell in lines[0][7:10]] == ["1.00", "1.00", "1.00"]
+    assert 0.1 < float(lines[1][8]) < 10
 
 
 def test_overhead_times_the_command_against_its_forward_passes(

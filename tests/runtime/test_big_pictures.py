@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import tracemalloc
 import zlib
@@ -263,6 +264,55 @@ def test_data_that_are_no_deflate_stream_are_an_error(tmp_path: Path) -> None:
         picture.rows(0, 32)
         with pytest.raises(ImageError, match=r"damaged picture in the rows 32…63 \(.*unknown compression"):
             picture.rows(32, 64)
+
+
+@pytest.mark.parametrize("form", ["strips", "deflated tiles", "predicted tiles", "bigtiff"])
+def test_whatever_is_changed_in_a_file_it_is_read_or_an_error_of_ours(tmp_path: Path, form: str) -> None:
+    whole = write(tmp_path / "whole.tif", noise(60, 70), **FORMS[form]).read_bytes()
+    rng = np.random.default_rng(len(whole))
+    path = tmp_path / "changed.tif"
+    refused = 0
+    for _ in range(200):
+        content = bytearray(whole)
+        for place in rng.integers(0, rng.choice([300, len(whole)]), rng.integers(1, 5)):
+            content[place : place + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\2", b"\1\0\0\0"])
+        path.write_bytes(content)
+        try:
+            with BigPicture(path, max_pixels=100_000) as picture:
+                in_parts(picture, 50)
+        except ImageError as error:
+            assert "\n" not in str(error)  # noqa: PT017  # which files fail is not the point
+            refused += 1
+    assert 20 < refused < 200
+
+
+def test_a_tag_of_two_values_where_one_belongs_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.tif", noise(20, 20))
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["ImageWidth"].offset
+    content = bytearray(path.read_bytes())
+    content[place + 2 : place + 8] = b"\3\0\2\0\0\0"  # two short numbers in place of a long one
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="one of its tags is no number"):
+        BigPicture(path)
+
+
+def test_what_tifffile_finds_wrong_is_no_noise_on_stderr(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "bad.tif", noise(20, 20)).read_bytes())
+    content[content.index(b"\x11\x01\x04\0") + 2] = 200  # the type of the strips' offsets
+    (tmp_path / "bad.tif").write_bytes(content)
+    program = """
+import sys
+from segship.runtime.big_pictures import BigPicture
+from segship.runtime.errors import ImageError
+try:
+    BigPicture(sys.argv[1])
+except ImageError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "bad.tif"], capture_output=True, text=True)
+    assert "damaged picture (0 parts; its size needs 1)" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_part_that_would_unpack_to_far_more_than_its_size_is_not_unpacked(tmp_path: Path) -> None:

@@ -394,6 +394,18 @@ def test_an_unknown_backend_is_an_error(infer: Run, tiny_model: Path, pictures: 
         (["--convert", "all"], "--convert: 'all' is not known; known are depth, grey, alpha"),
         (["--alpha", "2"], "'--alpha'"),
         (["--colour"], "No such option"),
+        (["--min-area", "-1"], "'--min-area'"),
+        (["--overlap", "1"], "'--overlap'"),
+        (["--limit", "0"], "'--limit'"),
+        (["--threads", "0"], "'--threads'"),
+        (["--tile", "0x64"], "'0x64' is no size; expected HEIGHTxWIDTH"),
+        (["--size", "1x2x3"], "'1x2x3' is no size"),
+        (["--max-pixels", "1.5M"], "'1.5M' is no number of pixels"),
+        (["--upscale", "both"], "'both' is not one of 'logits', 'labels'"),
+        (["--set", "colour=red"], "--set 'colour=red': expected KEY=VALUE, with one of the keys threads, "),
+        (["--set", "alpha=7"], "alpha is 7.0; expected 0…1"),
+        (["--json", "--jsonl"], "give one of them"),
+        (["--json", "-q"], "give one of them"),
     ],
 )
 def test_bad_use_is_status_2(infer: Run, tiny_model: Path, pictures: Path, arguments: list[str], words: str) -> None:
@@ -403,9 +415,16 @@ def test_bad_use_is_status_2(infer: Run, tiny_model: Path, pictures: Path, argum
 
 
 def test_a_missing_argument_is_status_2(infer: Run, tiny_model: Path) -> None:
-    status, _, err = infer(tiny_model)
-    assert status == 2
-    assert "Missing argument 'SOURCE...'" in err
+    for arguments, words in (([tiny_model], "Missing argument 'SOURCE...'"), ([], "Missing argument 'MODEL'")):
+        status, text, err = infer(*arguments)
+        assert (status, text) == (2, "")
+        assert words in err
+
+
+def test_rarer_knobs_are_listed_without_a_model(infer: Run) -> None:
+    status, text, err = infer("--set", "help")
+    assert (status, err) == (0, "")
+    assert "min_area_px=int  [default: 0]" in text.splitlines()
 
 
 def test_pictures_that_differ_in_suffix_only_do_not_share_an_output(
@@ -477,6 +496,31 @@ def test_what_is_saved_is_chosen(infer: Run, tiny_model: Path, pictures: Path, o
     assert infer(tiny_model, pictures / "a.png", "--out", out, "--save", " overlay , color", "--alpha", "1")[0] == 0
     assert files(out) == ["color/a.png", "overlay/a.png"]
     assert (out / "color" / "a.png").read_bytes() == (out / "overlay" / "a.png").read_bytes()
+
+
+def test_jsonl_prints_a_document_a_line(infer: Run, tiny_model: Path, pictures: Path, out: Path) -> None:
+    (pictures / "b.jpg").write_text("no picture")
+    status, text, err = infer(tiny_model, pictures, "--out", out, "--jsonl")
+    job, *pictures_told, end = [json.loads(line) for line in text.splitlines()]
+    assert (status, err.count("\n")) == (3, 1)
+    assert job["job"]["classes"] == list(read_card(tiny_model).class_names)
+    assert [Path(told["source"]).name for told in pictures_told] == ["a.png", "b.jpg", "c.png"]
+    assert ["error" in told for told in pictures_told] == [False, True, False]
+    assert all(Path(path).exists() for path in pictures_told[2]["outputs"].values())
+    assert (end["end"]["done"], end["end"]["skipped"], end["end"]["left_out"]) == (2, 1, 0)
+
+
+def test_a_reader_that_has_gone_ends_the_command_without_a_word(tiny_model: Path, pictures: Path, out: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, str(tiny_model), str(pictures), "--out", str(out)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_quiet_prints_errors_only(infer: Run, tiny_model: Path, pictures: Path, out: Path) -> None:

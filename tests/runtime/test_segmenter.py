@@ -2,11 +2,13 @@ import dataclasses
 import gc
 import itertools
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from segship.runtime.backends import default_backend, load_backend
+from segship.runtime.backends import EngineInfo, default_backend, load_backend
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.certificate import Certificate, Proof
 from segship.runtime.compare import STRICT, Expected, compare
@@ -24,8 +27,11 @@ from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.labels import labels_from_logits
 from segship.runtime.model_file import content_sha256, read_card, write_card
 from segship.runtime.outputs import OutputOptions
+from segship.runtime.postprocess import PostProcess
 from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter, Stages
+from segship.runtime.source_item import SourceItem
+from segship.runtime.sources import open_sources
 
 Photo = NDArray[np.uint8]
 CONVERSIONS: list[Conversion] = ["depth", "grey", "alpha"]
@@ -600,3 +606,244 @@ def test_the_runtime_works_where_nothing_of_training_is_installed(tiny_model: Pa
         [sys.executable, "-c", WITHOUT_TRAINING, str(tiny_model)], capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == ["ort (9, 11)", "opencv (9, 11)"], done.stderr
+
+
+class Counting:
+    """An engine that keeps the shapes of what it was given, and whether it was closed."""
+
+    def __init__(self, model: Path, card: ModelCard) -> None:
+        self.engine = load_backend("ort", model, card, "cpu")
+        self.shapes: list[tuple[int, ...]] = []
+        self.is_closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.engine.info
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        self.shapes.append(batch.shape)
+        return self.engine.run(batch)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.engine.close()
+
+
+def test_a_tag_comes_back_with_its_picture(ort: Segmenter, photo: Photo) -> None:
+    tagged: list[Any] = [(photo, "first"), photo, (photo, {"any": "thing"})]
+    errors: list[Any] = []
+    failing = (np.zeros((4, 4, 3), np.float32), "bad")
+    results = list(ort.stream([*tagged, failing], on_error=lambda tag, error: errors.append(tag)))
+    assert [result.tag for result in results] == ["first", 1, {"any": "thing"}]
+    assert errors == ["bad"]
+    assert ort(photo).tag is None
+
+
+def test_an_item_of_a_source_is_its_own_tag_and_gives_its_name(ort: Segmenter, photo: Photo, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        PillowImage.fromarray(photo).save(tmp_path / name)
+    missing = SourceItem(ImageError("c.png: gone"), "c.png", Path("c.png"))
+    errors: list[tuple[Any, str]] = []
+    with open_sources([str(tmp_path)]) as source:
+        items = list(source)
+        results = list(ort.stream([*items, missing], on_error=lambda tag, error: errors.append((tag, str(error)))))
+    assert [result.tag for result in results] == items
+    assert [result.source for result in results] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert errors == [(missing, "c.png: gone")]
+
+
+def test_timings_of_a_stream_tell_of_source_and_outputs_too(ort: Segmenter, photo: Photo) -> None:
+    ((result, _),) = ort.stream([photo], then=lambda result: None)
+    assert set(result.timings) == {
+        f"{stage}_ms" for stage in ("read", "decode", "prepare", "network", "labels", "outputs")
+    }
+    assert all(taken >= 0 for taken in result.timings.values())
+
+
+def test_classes_that_were_not_asked_for_become_no_class(tiny_model: Path, ort: Segmenter, photo: Photo) -> None:
+    labels, card = ort(photo).labels, ort.card
+    for only in (f"{card.class_names[1].upper()}, 2", [card.class_names[1], card.class_names[2]]):
+        with Segmenter(tiny_model, backend="ort", only=only) as segmenter:
+            assert segmenter.only == {1, 2}
+            result = segmenter(photo)
+        np.testing.assert_array_equal(result.labels, np.where(np.isin(labels, (1, 2)), labels, card.ignore_index))
+        assert sum(result.areas.values()) == pytest.approx(np.isin(labels, (1, 2)).mean())
+    with pytest.raises(CardError, match="no class 'unicorn'; it has "):
+        Segmenter(tiny_model, only="unicorn")
+
+
+def test_other_colours_are_those_of_the_results(tiny_model: Path, ort: Segmenter, photo: Photo) -> None:
+    with Segmenter(tiny_model, backend="ort", palette="1=1,2,3") as segmenter:
+        result = segmenter(photo)
+    np.testing.assert_array_equal(result.labels, ort(photo).labels)
+    assert (result.color()[result.labels == 1] == (1, 2, 3)).all()
+    assert result.card.palette[2:] == ort.card.palette[2:]
+
+
+def test_labels_are_tidied_up_before_classes_are_left_out(tiny_model: Path, ort: Segmenter, photo: Photo) -> None:
+    post = PostProcess(min_area_px=60)
+    tidy = post.apply(ort(photo).labels, ort.card)
+    assert (tidy != ort(photo).labels).any()
+    with Segmenter(tiny_model, backend="ort", post=post, only=[ort.card.class_names[1]]) as segmenter:
+        np.testing.assert_array_equal(segmenter(photo).labels, np.where(tidy == 1, 1, ort.card.ignore_index))
+
+
+def test_labels_are_brought_to_size_where_that_is_asked_for(tiny_model: Path, ort: Segmenter, photo: Photo) -> None:
+    with Segmenter(tiny_model, backend="ort", upscale="labels") as segmenter:
+        coarse, smooth = segmenter(photo), ort(photo)
+        assert segmenter.describe()["upscale"] == "labels"
+    assert coarse.logits is not None
+    small = labels_from_logits(coarse.logits, (48, 64), coarse.card)
+    assert coarse.labels.shape == smooth.labels.shape == (90, 120)
+    assert (coarse.labels != smooth.labels).any()
+    rows, columns = (((np.arange(n) + 0.5) * share).astype(int) for n, share in ((90, 48 / 90), (120, 64 / 120)))
+    assert (coarse.labels == small[rows][:, columns]).mean() > 0.95  # ties of nearest pixels go either way
+
+
+def test_a_graph_of_labels_says_that_labels_are_brought_to_size(tiny_labels_model: Path) -> None:
+    with Segmenter(tiny_labels_model, backend="ort", upscale="logits") as segmenter:
+        assert segmenter.describe()["upscale"] == "labels"
+
+
+def test_pictures_larger_than_a_tile_are_cut_up_and_others_are_not(open_model: Path, photo: Photo) -> None:
+    engine = Counting(open_model, read_card(open_model))
+    arguments: dict[str, Any] = {"backend": engine, "card": read_card(open_model), "overlap": 0.25, "batch": 2}
+    with Segmenter(open_model, tile=(48, 64), **arguments) as segmenter:
+        small = segmenter(photo[:40, :64])
+        assert engine.shapes == [(1, 3, 48, 64)]
+        assert small.logits is not None
+        assert small.logits.shape == (6, 48, 64)
+        large = segmenter(photo)
+        assert large.logits is not None
+        assert large.logits.shape == (6, 90, 120)
+        assert [shape[0] for shape in engine.shapes[1:]] == [2, 2, 2, 2, 1]  # 3 × 3 tiles
+        assert {shape[1:] for shape in engine.shapes} == {(3, 48, 64)}
+        described = segmenter.describe()
+        assert (described["tile"], described["tile_overlap"]) == ([48, 64], 0.25)
+    with Segmenter(open_model, backend="ort") as whole:
+        np.testing.assert_array_equal(whole(photo[:40, :64]).labels, small.labels)
+
+
+def test_a_stream_gives_a_graph_whole_batches(open_model: Path, photo: Photo) -> None:
+    engine = Counting(open_model, read_card(open_model))
+    with Segmenter(open_model, backend=engine, card=read_card(open_model), batch=3) as segmenter:
+        results = list(segmenter.stream(photos(photo, 7)))
+        assert sum(shape[0] for shape in engine.shapes) == 7
+        assert max(shape[0] for shape in engine.shapes) == 3
+        for result, picture in zip(results, photos(photo, 7), strict=True):
+            alone = segmenter(picture)
+            assert (result.labels == alone.labels).mean() > 0.999
+        assert segmenter.describe()["batch"] == 3
+
+
+def test_one_bad_picture_of_a_batch_does_not_take_the_others_with_it(open_model: Path, photo: Photo) -> None:
+    errors: list[Any] = []
+    pictures: list[ImageSource] = [photo, np.zeros((4, 4, 3), np.float32), photo, photo]
+    with Segmenter(open_model, backend="ort", batch=4) as segmenter:
+        results = list(segmenter.stream(pictures, on_error=lambda tag, error: errors.append(tag)))
+    assert ([result.tag for result in results], errors) == ([0, 2, 3], [1])
+
+
+def test_a_batch_needs_a_graph_that_takes_one(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="takes one picture at a time; export it with --dynamic batch"):
+        Segmenter(tiny_model, backend="ort", batch=2)
+
+
+def test_pictures_of_more_pixels_than_allowed_are_refused(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    PillowImage.fromarray(photo).save(tmp_path / "a.png")
+    with Segmenter(tiny_model, backend="ort", max_pixels=90 * 120 - 1) as segmenter:
+        with pytest.raises(ImageError, match=r"a\.png: 120×90 .*--max-pixels 10799"):
+            segmenter(tmp_path / "a.png")
+        segmenter(photo[:-1])
+
+
+def test_an_engine_in_a_process_of_its_own_says_the_same_and_goes_with_the_segmenter(
+    tiny_model: Path, ort: Segmenter, photo: Photo
+) -> None:
+    with Segmenter(tiny_model, backend="ort", device="cpu", isolate=True) as segmenter:
+        assert "isolated" in str(segmenter.info)
+        np.testing.assert_array_equal(segmenter(photo).labels, ort(photo).labels)
+    with pytest.raises(BackendError, match="closed"):
+        segmenter(photo)
+
+
+@pytest.mark.parametrize(
+    "misfit", [{"only": "unicorn"}, {"palette": "nonsense"}, {"size": (64, 64)}, {"overlap": 0.5}, {"batch": 2}]
+)
+def test_what_does_not_fit_the_model_leaves_no_engine_behind(
+    tiny_model: Path, misfit: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Counting] = []
+
+    def load(name: str, model: Path, card: ModelCard, device: str, options: EngineOptions) -> Counting:
+        opened.append(Counting(model, card))
+        return opened[0]
+
+    monkeypatch.setattr("segship.runtime.segmenter.load_backend", load)
+    with pytest.raises(SegshipError):
+        Segmenter(tiny_model, **misfit)
+    assert [engine.is_closed for engine in opened] == [True]
+
+
+def test_an_engine_runs_by_the_options_it_is_given(tiny_model: Path, ort: Segmenter, photo: Photo) -> None:
+    options = EngineOptions(threads=2, streams=2)
+    with Segmenter(tiny_model, backend="ort", device="cpu", options=options) as segmenter:
+        assert (segmenter.info.threads, segmenter.info.streams) == (2, 2)
+        assert (segmenter.crew.runs, segmenter.crew.keep_for_network) == (2, 0)
+        for result, picture in zip(segmenter.stream(photos(photo, 6)), photos(photo, 6), strict=True):
+            np.testing.assert_array_equal(result.labels, ort(picture).labels)
+    with pytest.raises(BackendError, match="the opencv backend has no option graph_optimization"):
+        Segmenter(tiny_model, backend="opencv", options=EngineOptions(graph_optimization="none"))
+
+
+def test_a_segmenter_goes_to_another_process_as_what_it_was_made_of(open_model: Path, photo: Photo) -> None:
+    made: dict[str, Any] = {"tile": (48, 64), "overlap": 0.5, "only": "1,2", "palette": "voc", "upscale": "labels"}
+    with Segmenter(open_model, backend="ort", post=PostProcess(open_px=1), convert=["grey"], **made) as segmenter:
+        expected, packed = segmenter(photo), pickle.dumps(segmenter)
+    with pickle.loads(packed) as copy:
+        assert copy.describe() == segmenter.describe()
+        assert (copy.post, copy.only, copy.convert) == (segmenter.post, segmenter.only, segmenter.convert)
+        result = copy(photo)
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    np.testing.assert_array_equal(result.color(), expected.color())
+
+
+def test_a_segmenter_of_a_loaded_engine_is_not_pickled(open_model: Path) -> None:
+    with Segmenter(open_model, backend="ort") as segmenter:
+        other = segmenter.at_size((64, 64))
+        with pytest.raises(ModelError, match="cannot be pickled; give the engine's name"):
+            pickle.dumps(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({}, (1, 3, 48, 64)),
+        ({"batch": 3}, (3, 3, 48, 64)),
+        ({"tile": (64, 64)}, (1, 3, 64, 64)),
+        ({"size": (32, 64)}, (1, 3, 32, 64)),
+    ],
+)
+def test_warming_up_runs_the_network_as_pictures_will(
+    open_model: Path, arguments: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    card = read_card(open_model)
+    engine = Counting(open_model, card)
+    with Segmenter(open_model, backend=engine, card=card, **arguments) as segmenter:
+        segmenter.warmup(2)
+    assert engine.shapes == [shape] * 2
+
+
+def test_every_form_of_model_can_be_warmed_up(engine: str, conv: Callable[..., Path]) -> None:
+    pixels = {"input_form": "pixels", "head": "labels", "output_name": "labels"}
+    for fields in ({}, pixels, pixels | {"frame": (24, 32)}, {"tile_overlap": 0.5}):
+        with Segmenter(conv(**fields), backend=engine) as segmenter:
+            segmenter.warmup()
+
+
+def test_several_threads_may_share_a_segmenter(ort: Segmenter, photo: Photo) -> None:
+    pictures = photos(photo, 8)
+    expected = [ort(picture).labels for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        for result, labels in zip(pool.map(ort, pictures), expected, strict=True):
+            np.testing.assert_array_equal(result.labels, labels)

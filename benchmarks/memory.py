@@ -1,0 +1,137 @@
+"""Does a job of ``seg-infer`` need more memory the longer it is? Its peak after the first pictures, and at its end.
+
+    python -m segship.benchmarks.memory model.onnx PICTURES --pictures 2000 --seconds 60
+
+The command runs as a process of its own, once on many pictures and once on a video in Full HD; this one reads from
+``/proc`` what it has used at most (``VmHWM``), picture by picture.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import cv2
+import numpy as np
+
+from segship.runtime.console import run
+from segship.runtime.errors import ImageError
+from segship.runtime.images import read_image
+from segship.runtime.source_files import find_images
+
+FULL_HD: Final = (1080, 1920)
+FPS: Final = 30
+PROGRAM: Final = "from segship.runtime.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a job used at most.
+
+    Attributes:
+        first_mb: when the first pictures were done.
+        whole_mb: up to its last picture.
+        pictures: that it did.
+    """
+
+    first_mb: float
+    whole_mb: float
+    pictures: int
+
+    def __str__(self) -> str:
+        ratio = self.whole_mb / self.first_mb
+        return f"{self.first_mb:.0f} MB, whole job {self.whole_mb:.0f} MB ({self.pictures} pictures): ratio {ratio:.3f}"
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("pictures", type=click.Path(path_type=Path))
+@click.option("--pictures", "count", type=click.IntRange(0), default=2000, show_default=True, help="Of the first job.")
+@click.option("--seconds", type=click.FloatRange(0), default=60, show_default=True, help="Of the video; 0: no video.")
+@click.option("--first", type=click.IntRange(1), default=50, show_default=True, help="Pictures to compare with.")
+@click.option("--backend", default="ort", show_default=True, help="Engine.")
+@click.option("--save", default="mask,overlay", show_default=True, help="What is written of each picture.")
+def memory(model: Path, pictures: Path, count: int, seconds: float, first: int, backend: str, save: str) -> None:
+    """Measure the peak memory of seg-infer with MODEL on PICTURES, each taken as often as it needs."""
+    if not Path("/proc/self/status").exists():
+        raise click.UsageError("this reads /proc, which Linux alone has")
+    paths = [file.path for file in find_images([pictures])]
+    options = ["--backend", backend, "--device", "cpu", "--jsonl", "--overwrite"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = ["--out", f"{folder}/out"]
+        if count:
+            many = link_often(paths, count, Path(folder) / "many")
+            click.echo(f"{count} pictures: first {first} {peak([model, many, *options, *out, '--save', save], first)}")
+        if seconds:
+            video = write_video(paths, round(seconds * FPS), Path(folder) / "video.mp4")
+            told = peak([model, video, *options, *out, "--save", "video"], first)
+            click.echo(f"{seconds:g} s of {FULL_HD[1]}×{FULL_HD[0]} video: first {first} {told}")
+
+
+def peak(arguments: Sequence[str | Path], first: int) -> Peak:
+    """Run ``seg-infer`` with arguments of which one is ``--jsonl``, and watch its memory.
+
+    Raises:
+        ChildProcessError: if it fails, or does fewer pictures than are to be compared with.
+    """
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    done, first_mb, whole_mb = 0, 0.0, 0.0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own command
+        for line in process.stdout or ():
+            if "index" not in json.loads(line):
+                continue
+            done += 1
+            whole_mb = max(whole_mb, _peak_mb(process.pid))
+            if done == first:
+                first_mb = whole_mb
+    if process.returncode != 0 or not first_mb:
+        raise ChildProcessError(f"seg-infer ended with status {process.returncode} after {done} pictures")
+    return Peak(first_mb, whole_mb, done)
+
+
+def link_often(paths: Sequence[Path], count: int, folder: Path) -> Path:
+    """Make a folder of ``count`` links to pictures, each as often as it needs."""
+    folder.mkdir()
+    for number in range(count):
+        path = paths[number % len(paths)].resolve()
+        (folder / f"{number:06d}{path.suffix}").symlink_to(path)
+    return folder
+
+
+def write_video(paths: Sequence[Path], frames: int, path: Path) -> Path:
+    """Write a video in Full HD of pictures that are enlarged and pushed along, each for half a second.
+
+    Raises:
+        ImageError: if this OpenCV writes no MPEG-4.
+    """
+    height, width = FULL_HD
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
+    if not writer.isOpened():
+        raise ImageError("this OpenCV cannot write MPEG-4; install another build of it")
+    enlarged = np.zeros((height, width, 3), np.uint8)
+    for number in range(frames):
+        step = number % (FPS // 2)
+        if step == 0:
+            picture = read_image(paths[number // (FPS // 2) % len(paths)], channels=3, depth="uint8")
+            cv2.resize(picture[..., ::-1], (width, height), dst=enlarged, interpolation=cv2.INTER_CUBIC)
+        writer.write(np.roll(enlarged, 8 * step, axis=1))
+    writer.release()
+    return path
+
+
+def _peak_mb(pid: int) -> float:
+    """Return what a process has used at most; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+if __name__ == "__main__":
+    run(memory)

@@ -1,0 +1,80 @@
+"""The scripts that measure inference run as they are; what they measure is for people to judge."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from segship.benchmarks import cold_start, memory, precision, same_labels
+
+
+@pytest.fixture
+def pictures(photo: NDArray[np.uint8], tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(np.roll(photo, number, axis=1)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_compares_the_first_pictures_with_all(tiny_model: Path, pictures: Path) -> None:
+    options = ["--pictures", "7", "--seconds", "0.2", "--first", "3"]
+    done = CliRunner().invoke(memory.memory, [str(tiny_model), str(pictures), *options])
+    assert done.exit_code == 0, done.output
+    found = re.findall(r"first 3 (\d+) MB, whole job (\d+) MB \((\d+) pictures\): ratio (\S+)", done.output)
+    assert [int(count) for _, _, count, _ in found] == [7, 6]
+    for first, whole, _, ratio in found:
+        assert 20 < int(first) <= int(whole)
+        assert float(ratio) == pytest.approx(int(whole) / int(first), abs=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_says_when_the_job_failed(tiny_model: Path, pictures: Path) -> None:
+    with pytest.raises(ChildProcessError, match="after 2 pictures"):
+        memory.peak([tiny_model, pictures, "--jsonl", "--save", ""], first=3)
+
+
+def test_cold_start_times_each_process(tiny_model: Path, pictures: Path) -> None:
+    arguments = [str(tiny_model), str(pictures / "0.png"), "--runs", "1"]
+    done = CliRunner().invoke(cold_start.cold_start, arguments)
+    assert done.exit_code == 0, done.output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.output.splitlines() if "│" in line]
+    medians = {name: float(median) for name, median, _, _ in rows}
+    assert medians["python"] < medians["from segship.runtime import Segmenter"] < medians["seg-infer MODEL PICTURE"]
+
+
+def test_same_labels_compares_forms_and_engines(tiny_model: Path, pictures: Path) -> None:
+    arguments = [str(tiny_model), str(pictures / "0.png"), "--backend", "ort", "--backend", "opencv"]
+    done = CliRunner().invoke(same_labels.same_labels, [*arguments, "--tile", "48x64"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("same as array, bytes, Pillow image, stream, command, stdin, video") == 4
+    assert done.output.count("same as by ort") == 2
+
+
+def test_same_labels_fails_where_an_engine_differs(
+    tiny_model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_labels, "read_image", lambda path, **_: np.zeros((90, 120, 3), np.uint8))
+    done = CliRunner().invoke(same_labels.same_labels, [str(tiny_model), str(pictures / "0.png"), "--backend", "ort"])
+    assert done.exit_code == 1
+    assert "DIFFERENT as array, video" in done.output
+
+
+def test_precision_compares_engines_and_their_options(tiny_model: Path) -> None:
+    engines = ["--engine", "ort", "--engine", "ort:graph_optimization=none,memory_arena=off", "--engine", "opencv"]
+    arguments = [str(tiny_model), *engines, "--threads", "1", "--seconds", "0.2"]
+    done = CliRunner().invoke(precision.precision, arguments)
+    assert done.exit_code == 0, done.output
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in done.output.splitlines() if "tiny.onnx" in line
+    ]
+    assert [row[0].split()[0] for row in rows] == ["ONNX", "ONNX", "OpenCV"]
+    assert [row[3] for row in rows] == ["1", "1", "1"]
+    assert [float(value) for value in rows[0][6:]] == [1, 1, 1]
+    assert CliRunner().invoke(precision.precision, [str(tiny_model), "--engine", "ort:cuda=1"]).exception is not None
