@@ -59,12 +59,12 @@ clean: ## remove everything that was made
 	@touch $@
 
 .venv/.has-all: .venv/.made pyproject.toml constraints.txt
-	@echo "installing segship[$(ENGINE),openvino,export,tensorboard] into .venv (PyTorch is large) ..."
-	$(PIP) -e '.[$(ENGINE),openvino,export,tensorboard]'
+	@echo "installing segship[$(ENGINE),openvino,tiff,export,tensorboard] into .venv (PyTorch is large) ..."
+	$(PIP) -e '.[$(ENGINE),openvino,tiff,export,tensorboard]'
 	@touch $@
 
 .venv/.has-dev: .venv/.has-all
-	$(PIP) --group dev
+	$(PIP) -e '.[ray]' --group dev
 	@touch $@
 
 .venv/.has-opencv4: .venv/.has-dev

@@ -162,6 +162,11 @@ def _full_pages(file: BinaryIO, name: str) -> list[int]:
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    """Refuse a picture of ``size`` (width, height) that has more than ``max_pixels``.
+
+    Raises:
+        ImageError: saying how many it has.
+    """
     width, height = size
     if width * height > max_pixels:
         raise ImageError(

@@ -10,7 +10,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/training.md", "docs/export.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "benchmarks/README.md",
+        "docs/training.md",
+        "docs/export.md",
+        "docs/inference.md",
+    ],
 )
 def test_every_relative_link_leads_somewhere(name: str) -> None:
     document = ROOT / name

@@ -283,7 +283,7 @@ def test_whatever_is_changed_in_a_file_it_is_read_or_an_error_of_ours(tmp_path: 
         except ImageError as error:
             assert "\n" not in str(error)  # noqa: PT017  # which files fail is not the point
             refused += 1
-    assert 20 < refused < 200
+    assert refused > 20
 
 
 def test_a_tag_of_two_values_where_one_belongs_is_damage(tmp_path: Path) -> None:

@@ -311,6 +311,7 @@ def test_larger_pictures_are_cut_into_tiles(
     assert "export with --head logits" in line
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("option", [("--batch", "3"), ("--streams", "2"), ("--threads", "2"), ("--isolate",)])
 def test_however_it_runs_the_masks_are_the_same(
     infer: Run, open_model: Path, pictures: Path, tmp_path: Path, option: tuple[str, ...]
@@ -328,6 +329,7 @@ def test_however_it_runs_the_masks_are_the_same(
         assert (one == other).mean() > 0.999
 
 
+@pytest.mark.extras
 def test_few_pictures_are_not_divided_among_cores(infer: Run, tiny_model: Path, pictures: Path, out: Path) -> None:
     arguments = ("--out", out, "--device", "cpu", "--threads", "2", "--json", "--overwrite")
     for sources, streams in (([pictures / "a.png"], 1), ([pictures], 2), ([pictures, "--isolate"], 1)):

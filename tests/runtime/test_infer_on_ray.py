@@ -39,8 +39,8 @@ def test_a_cluster_writes_and_tells_what_one_machine_does(
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.chdir(tmp_path)
-    options = ("--only", "1,3", "--palette", "voc", "--min-area", "5", "--save", "mask,overlay", "--json")
-    options = (*options, "--device", "cpu", "--threads", "1")
+    chosen = ("--only", "1,3", "--palette", "voc", "--min-area", "5", "--save", "mask,overlay", "--json")
+    options = (*chosen, "--device", "cpu", "--threads", "1")
     documents = []
     for out, where in (("here", ()), ("there", ("--ray", "local"))):
         status, text, err = infer(conv_model, "pictures", "--out", out, *options, *where)
@@ -71,6 +71,7 @@ def test_a_cluster_does_no_video_and_no_stream(infer: Run, conv_model: Path, pho
     assert err == "error: --ray spreads pictures in files over machines; videos and streams run on one: leave it out\n"
 
 
+@pytest.mark.extras
 def test_what_does_not_fit_is_said_before_a_cluster_is_started(
     infer: Run, conv_model: Path, pictures: Path, tmp_path: Path
 ) -> None:

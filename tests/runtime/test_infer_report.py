@@ -18,8 +18,8 @@ class Live(FileSource):
     """Pictures that did not wait."""
 
     is_live = True
-    dropped = 7  # type: ignore[assignment]
-    reconnections = 2  # type: ignore[assignment]
+    dropped = 7
+    reconnections = 2
 
 
 def entry(name: str = "a.png", **shares: float) -> dict[str, Any]:

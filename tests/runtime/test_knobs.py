@@ -34,7 +34,7 @@ def test_of_one_key_the_last_counts_and_an_option_of_its_own_before_all() -> Non
     assert read_knobs(["threads=3", "threads=4"]).engine.threads == 4
     assert read_knobs(["threads=3", "alpha=0.1"], threads=5, alpha=None).engine.threads == 5
     assert read_knobs(["alpha=0.1"], alpha=None).outputs.alpha == 0.1
-    assert read_knobs([], min_area_px=0).post.min_area_px == 0
+    assert read_knobs(["min_area_px=9"], min_area_px=0).post.min_area_px == 0
 
 
 @pytest.mark.parametrize(

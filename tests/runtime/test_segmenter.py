@@ -664,7 +664,7 @@ def test_classes_that_were_not_asked_for_become_no_class(tiny_model: Path, ort: 
     labels, card = ort(photo).labels, ort.card
     for only in (f"{card.class_names[1].upper()}, 2", [card.class_names[1], card.class_names[2]]):
         with Segmenter(tiny_model, backend="ort", only=only) as segmenter:
-            assert segmenter.only == {1, 2}
+            assert segmenter.only == frozenset({1, 2})
             result = segmenter(photo)
         np.testing.assert_array_equal(result.labels, np.where(np.isin(labels, (1, 2)), labels, card.ignore_index))
         assert sum(result.areas.values()) == pytest.approx(np.isin(labels, (1, 2)).mean())
@@ -767,6 +767,7 @@ def test_an_engine_in_a_process_of_its_own_says_the_same_and_goes_with_the_segme
         segmenter(photo)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize(
     "misfit", [{"only": "unicorn"}, {"palette": "nonsense"}, {"size": (64, 64)}, {"overlap": 0.5}, {"batch": 2}]
 )

@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_an_engine_that_works_by_itself_has_a_worker_that_waits_for_it_only(devi
     ],
 )
 def test_a_gpu_gets_several_pictures_at_once_where_nothing_else_is_said(
-    conv_card: ModelCard, device: str, dynamic: tuple[str, ...], asked: int | None, batch: int
+    conv_card: ModelCard, device: str, dynamic: tuple[Literal["batch", "size"], ...], asked: int | None, batch: int
 ) -> None:
     card = dataclasses.replace(conv_card, dynamic=dynamic)
     assert plan_batch(Path("model.onnx"), card, engine(device), asked) == batch

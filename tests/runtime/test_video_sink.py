@@ -23,7 +23,7 @@ ITEM = SourceItem(Path("unused"), "v frame 1", Path("day.1/v.2/frame-000001"))
 class Film(FileSource):
     """A video of a known frame rate."""
 
-    fps = 12.5  # type: ignore[assignment]
+    fps = 12.5
     is_video = True
 
 
