@@ -75,6 +75,8 @@ def seg_infer(*, model: Path | None, sources: tuple[str, ...], **options: Any) -
         return EXIT_OK
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
+    if sources and options["prepare"]:
+        raise click.UsageError("--prepare only loads the engine; leave out the sources, or --prepare")
     if not sources and not options["prepare"]:
         raise click.UsageError("Missing argument 'SOURCE...': what is to be segmented?")
     from segship.runtime.infer import infer, prepare_engine

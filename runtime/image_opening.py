@@ -170,7 +170,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: {width}×{height} = {width * height / 1e6:.0f} Mpx, above --max-pixels {max_pixels}; "
+            f"{name}: {width}×{height} = {width * height} pixels, above --max-pixels {max_pixels}; "
             "raise it if the picture is wanted"
         )
 

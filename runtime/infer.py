@@ -17,12 +17,13 @@ from segship.runtime.big_pictures import is_big
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
 from segship.runtime.images import Conversion
-from segship.runtime.infer_big import BIG_PX, infer_big, is_for_strips
+from segship.runtime.infer_big import BIG_PX, check_big, infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
 from segship.runtime.outputs import (
     OUTPUT_KINDS,
     OutputKind,
+    OutputOptions,
     check_free,
     check_outputs,
     output_names,
@@ -207,18 +208,15 @@ class Plan:
 
 
 def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
-    outputs, kinds = job.knobs.outputs, job.kinds
-    if segmenter.only is not None:
-        outputs = dataclasses.replace(outputs, foreground=segmenter.only)
-    if job.video:  # all frames have one legend, or they would differ in size
-        ids = segmenter.only or range(segmenter.card.num_classes)
-        outputs = dataclasses.replace(outputs, legend_ids=tuple(sorted(ids)))
+    outputs, kinds = _outputs(job, segmenter), job.kinds
     check_outputs(kinds, segmenter.card, outputs)
+    check_big(job, segmenter, source.items or [])
     plan = Plan(job, source)
     if "mask" in kinds:
         write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite)
     report = InferReport(segmenter.describe(), _headline(segmenter), source, style=job.style, crew=segmenter.crew)
     big: list[SourceItem] = []
+    written_to = job.out if kinds or job.video else None
     with report, VideoSink(job, source, outputs) as video:
 
         def finish(result: Result) -> tuple[dict[OutputKind, Path], RgbImage | None]:
@@ -243,9 +241,21 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
                 times = {"time_s": item.time_s, "captured": item.captured}
                 report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
             infer_big(job, segmenter, big, plan, report)
-        finally:  # the end of a live source is Ctrl-C
-            report.end(job.out if kinds or job.video else None, left_out=plan.left_out)
+            report.is_complete = True
+        finally:  # Ctrl-C is how a live source ends, and what was done of others is told, too
+            report.end(written_to, left_out=plan.left_out)
         return report.skipped
+
+
+def _outputs(job: Job, segmenter: Segmenter) -> OutputOptions:
+    """Return how outputs are drawn, now that the model's classes are known."""
+    outputs = job.knobs.outputs
+    if segmenter.only is not None:
+        outputs = dataclasses.replace(outputs, foreground=segmenter.only)
+    if job.video:  # all frames have one legend, or they would differ in size
+        ids = segmenter.only or range(segmenter.card.num_classes)
+        outputs = dataclasses.replace(outputs, legend_ids=tuple(sorted(ids)))
+    return outputs
 
 
 def _streams(job: Job, source: Source | None) -> int:

@@ -11,7 +11,7 @@ from segship.runtime.images import Page
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.source_item import SourceItem
-from segship.runtime.strips import StripResult, segment_by_strips
+from segship.runtime.strips import StripResult, check_strips, segment_by_strips
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,20 @@ def is_for_strips(item: SourceItem, segmenter: Segmenter) -> bool:
     return segmenter.tiling is not None and is_big(item.picture, above_px=BIG_PX)
 
 
+def check_big(job: "Job", segmenter: Segmenter, items: Sequence[SourceItem]) -> None:
+    """Refuse what cannot be written of large pictures, before the first picture is read.
+
+    Raises:
+        OutputError: naming it.
+    """
+    if any(is_for_strips(item, segmenter) for item in items):
+        check_strips(segmenter, job.kinds)
+        if job.knobs.outputs.legend:
+            raise OutputError(
+                "a picture this large is written by strips, which have no room for a legend; leave it out"
+            )
+
+
 def infer_big(
     job: "Job", segmenter: Segmenter, items: Sequence[SourceItem], plan: "Plan", report: "InferReport"
 ) -> None:
@@ -39,12 +53,7 @@ def infer_big(
         items: the pictures.
         plan: of the outputs.
         report: that is told.
-
-    Raises:
-        OutputError: if a kind of output cannot be written by strips.
     """
-    if items and job.knobs.outputs.legend:
-        raise OutputError(f"{items[0].name} is written strip by strip, which leaves no room for a legend; leave it out")
     for item in items:
         paths = output_paths(job.out, job.kinds, plan.name(item), job.knobs.outputs)
         picture = item.picture

@@ -63,5 +63,6 @@ def infer_on_ray(job: "Job", source: Source) -> int:
             on_result=show,
             on_error=fail,
         )
+        report.is_complete = True
         report.end(job.out if job.kinds else None, left_out=plan.left_out)
         return report.skipped

@@ -35,6 +35,9 @@ class InferReport:
         source: of the pictures.
         style: how it is told.
         crew: that does the work; None: it is not on this machine.
+
+    Attributes:
+        is_complete: whether the job came to its end; to be set then.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class InferReport:
         self._what, self._headline, self._source, self._style = what, headline, source, style
         self._start = time.perf_counter()
         self.done, self.skipped = 0, 0
+        self.is_complete = False
         self._stages = StageReport(crew or Crew())
         # On disk, so that memory does not grow with the job; what is printed in the end is one document or none.
         self._records = _unnamed_file()
@@ -108,6 +112,7 @@ class InferReport:
         seconds = time.perf_counter() - self._start
         live = {"dropped": self._source.dropped, "reconnections": self._source.reconnections}
         tail = {
+            "complete": self.is_complete,
             "seconds": seconds,
             "done": self.done,
             "left_out": left_out,

@@ -135,6 +135,8 @@ class Segmenter:
             at_once = plan_batch(self.model, card, backend.info, batch)
             self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, at_once)
             self.only = None if only is None else class_ids(only, card)
+            if self.tiling is not None and upscale == "labels":
+                raise CardError("logits of tiles lie at the picture's size already; leave out --upscale labels")
             opened.pop_all()
         self._backend, self._crew = backend, plan_crew(backend.info, at_once)
         self.convert, self.max_pixels, self.post = frozenset(convert), max_pixels, post or PostProcess()

@@ -66,7 +66,9 @@ def open_sources(
 
         return _limited([LiveSource(live[0], latest=latest is not False, reconnect=reconnect, tell=tell)], limit)
     if latest is not None:
-        raise ImageError("only a live source (camera, stream) drops frames; leave out --latest")
+        raise ImageError(
+            "only a live source (camera, stream) drops frames or falls behind; leave out --latest and --every-frame"
+        )
     files = [source for source in sources if _is_file(source)]
     parts = _file_parts(find_files(files, leave_out=leave_out), max_pixels, tell) if files else []
     parts += [_other_part(str(source), max_pixels, tell, stdin) for source in sources if not _is_file(source)]

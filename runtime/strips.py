@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -87,7 +87,7 @@ def segment_by_strips(
         BackendError: if the engine fails.
     """
     start = time.perf_counter()
-    tiling = _checked_tiling(segmenter, paths)
+    tiling = check_strips(segmenter, list(paths))
     with BigPicture(source, max_pixels=segmenter.max_pixels) as picture, contextlib.ExitStack() as stack:
         rows = _Rows(picture, segmenter)
         shades = _shades(rows) if "overlay" in paths and segmenter.card.preprocess.depth == "uint16" else None
@@ -152,13 +152,19 @@ class _Counter:
             self._progress(self.tiles, total)
 
 
-def _checked_tiling(segmenter: "Segmenter", paths: Mapping[OutputKind, Path]) -> Tiling:
+def check_strips(segmenter: "Segmenter", kinds: Sequence[OutputKind]) -> Tiling:
+    """Return how pictures are cut into tiles, if these kinds of output can be written by strips.
+
+    Raises:
+        ModelError: if the segmenter does not cut pictures into tiles.
+        OutputError: if a kind cannot be written so, or labels are to be tidied up.
+    """
     if segmenter.tiling is None:
         raise ModelError(
             f"{segmenter.model} sees whole pictures, and one this large is segmented tile by tile only; "
             "say how large tiles are (--tile 512x512)"
         )
-    if wrong := [kind for kind in paths if kind not in STRIP_KINDS]:
+    if wrong := [kind for kind in kinds if kind not in STRIP_KINDS]:
         raise OutputError(
             f"{', '.join(wrong)} of a picture this large cannot be written, since it is never held as a whole; "
             f"choose from {', '.join(STRIP_KINDS)}"

@@ -89,7 +89,7 @@ class VideoSource(Source):
         if width * height > self._max_pixels:
             capture.close()
             return ImageError(
-                f"{self._name}: frames of {width}×{height} = {width * height / 1e6:.0f} Mpx, above --max-pixels "
+                f"{self._name}: frames of {width}×{height} = {width * height} pixels, above --max-pixels "
                 f"{self._max_pixels}; raise it if the video is wanted"
             )
         self._facts = capture.count, capture.fps

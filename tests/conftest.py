@@ -1,6 +1,6 @@
 """What several tests need: a small network with lively weights, its checkpoint and its exported file.
 
-With ``--runtime-alone DIR`` the tests run where nothing but the runtime is installed, neither torch nor an engine beside
+With ``--runtime-alone DIR`` the tests run where nothing but the runtime is installed, neither torch nor an engine but
 OpenCV: models are not exported then but taken from DIR, and a test that needs what is not installed is skipped.
 """
 

@@ -263,7 +263,9 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path) -> None:
     header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + path.read_bytes()[24:29]
     content = path.read_bytes()
     path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
-    with pytest.raises(ImageError, match=r"bomb\.png: 20000×20000 = 400 Mpx, above --max-pixels 178956970; raise it"):
+    with pytest.raises(
+        ImageError, match=r"bomb\.png: 20000×20000 = 400000000 pixels, above --max-pixels 178956970; raise it"
+    ):
         read_color(path)
     with pytest.raises(ImageError, match=r"bomb\.png: damaged"):  # allowed, and not there
         read_image(path, channels=3, depth="uint8", max_pixels=400_000_000)
@@ -274,7 +276,7 @@ def test_a_large_picture_is_read_if_it_is_allowed(tmp_path: Path, monkeypatch: p
     for suffix in (".png", ".jpg", ".bmp", ".tif"):
         path = save(tmp_path / f"a{suffix}", COLOR)
         assert read_image(path, channels=3, depth="uint8", max_pixels=54).shape == COLOR.shape
-        with pytest.raises(ImageError, match="9×6 = 0 Mpx, above --max-pixels 53"):
+        with pytest.raises(ImageError, match="9×6 = 54 pixels, above --max-pixels 53"):
             read_image(path, channels=3, depth="uint8", max_pixels=53)
     assert PillowImage.MAX_IMAGE_PIXELS == 10
 

@@ -108,7 +108,7 @@ def test_it_is_told_of_the_classes_asked_for_only(infer: Run, tiny_model: Path, 
     [
         (("--save", "mask,cutout", "--only", "1"), "cutout of a picture this large cannot be written"),
         (("--min-area", "9"), "cannot be tidied up"),
-        (("--legend",), "leaves no room for a legend; leave it out"),
+        (("--legend",), "have no room for a legend; leave it out"),
     ],
 )
 def test_what_strips_cannot_do_is_an_error_and_not_left_out(

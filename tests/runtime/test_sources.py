@@ -149,7 +149,7 @@ def test_a_live_source_is_alone(tree: Path) -> None:
 
 
 def test_what_does_not_run_away_drops_nothing(tree: Path) -> None:
-    with pytest.raises(ImageError, match="drops frames; leave out --latest"):
+    with pytest.raises(ImageError, match="leave out --latest and --every-frame"):
         open_sources([str(tree)], latest=True)
 
 
