@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from segship.runtime.backends.options import options_from
 from segship.runtime.console import run
+from segship.runtime.knobs import read_knobs
 from segship.runtime.preprocess import FULL_SCALE
 from segship.runtime.segmenter import Segmenter
 
@@ -70,7 +70,7 @@ def precision(models: tuple[Path, ...], engines: tuple[str, ...], threads: int |
 def _open(model: Path, engine: str, threads: int | None) -> Segmenter:
     """Load a model into the engine that a text such as ``openvino:precision=engine`` names."""
     backend, _, settings = engine.partition(":")
-    options = options_from(settings.split(",") if settings else (), threads=threads)
+    options = read_knobs(settings.split(",") if settings else (), threads=threads).engine
     return Segmenter(model, backend=backend, device="cpu", options=options)
 
 

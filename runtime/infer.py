@@ -230,9 +230,10 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
                 else:
                     yield item
 
+        is_fresh = source.is_live and job.latest is not False
         try:
             for index, (result, (written, frame)) in enumerate(
-                segmenter.stream(pictures(), then=finish, on_error=report.skip)
+                segmenter.stream(pictures(), then=finish, on_error=report.skip, is_live=is_fresh)
             ):
                 item: SourceItem = result.tag
                 if frame is not None:

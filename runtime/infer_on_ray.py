@@ -1,11 +1,13 @@
 """A job of ``seg-infer`` on a Ray cluster."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from segship.runtime.big_pictures import is_big
 from segship.runtime.card_values import read_card_file
 from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import BackendError, SegshipError
+from segship.runtime.infer_big import BIG_PX
 from segship.runtime.infer_report import InferReport
 from segship.runtime.outputs import check_outputs, write_classes
 from segship.runtime.palette_text import parse_palette
@@ -42,6 +44,8 @@ def infer_on_ray(job: "Job", source: Source) -> int:
     if "mask" in job.kinds:
         write_classes(job.out / "mask", card, overwrite=job.overwrite)
     items = list(plan.to_do(iter(source)))
+    if big := [item.name for item in items if is_big(item.picture, above_px=BIG_PX)]:
+        raise BackendError(f"{big[0]} is too large to be held as a whole, as --ray does; segment it without --ray")
     engine = job.knobs.engine if job.streams is None else replace(job.knobs.engine, streams=job.streams)
     what = {"model": str(job.model), "ray": job.ray}
     with InferReport(what, f"{job.model} on Ray ({job.ray})", source, style=job.style) as report:
@@ -52,7 +56,7 @@ def infer_on_ray(job: "Job", source: Source) -> int:
         def show(number: int, record: dict[str, Any]) -> None:
             report.show(record | {"tag": items[number].place.as_posix()})
 
-        run_on_ray(
+        summary = run_on_ray(
             job.ray,
             job.model,
             [(item.picture, plan.name(item)) for item in items],
@@ -63,6 +67,7 @@ def infer_on_ray(job: "Job", source: Source) -> int:
             on_result=show,
             on_error=fail,
         )
+        report.add({"engines": [asdict(engine) for engine in summary.engines], "workers": summary.workers})
         report.is_complete = True
         report.end(job.out if job.kinds else None, left_out=plan.left_out)
         return report.skipped

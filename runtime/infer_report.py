@@ -47,6 +47,7 @@ class InferReport:
         self._start = time.perf_counter()
         self.done, self.skipped = 0, 0
         self.is_complete = False
+        self._more: dict[str, Any] = {}
         self._stages = StageReport(crew or Crew())
         # On disk, so that memory does not grow with the job; what is printed in the end is one document or none.
         self._records = _unnamed_file()
@@ -102,6 +103,10 @@ class InferReport:
         self.done += 1
         self._advance()
 
+    def add(self, more: dict[str, Any]) -> None:
+        """Take what is known of the job only at its end, as plain values."""
+        self._more |= more
+
     def end(self, out: Path | None, *, left_out: int = 0) -> None:
         """Tell of the whole job.
 
@@ -117,6 +122,7 @@ class InferReport:
             "done": self.done,
             "left_out": left_out,
             **(live if self._source.is_live else {}),
+            **self._more,
             **self._stages.to_plain(),
         }
         if self._style == "json":

@@ -31,12 +31,15 @@ class Crew:
         batch: items that a run takes; fewer where no more come at the moment.
         keep_for_network: workers that do nothing else, so that an engine with threads of its own, or a GPU, never
             waits for one.
+        reads_ahead: whether items are read while others still wait for the network. Of a live source each that waits
+            grows old, and one that is prepared while the network runs is enough.
     """
 
     workers: int = 3
     runs: int = 1
     batch: int = 1
     keep_for_network: int = 1
+    reads_ahead: bool = True
 
     @property
     def in_flight(self) -> int:
@@ -173,8 +176,12 @@ class _Road(Generic[Item, Ready, Raw, Done]):
 
     def _may_read(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or len(self._in_order) < self._crew.in_flight)
+            self._changed.wait_for(lambda: self._is_closed or self._has_room())
             return not self._is_closed
+
+    def _has_room(self) -> bool:
+        is_one_waiting = bool(self._fresh or self._preparing or self._ready)
+        return len(self._in_order) < self._crew.in_flight and (self._crew.reads_ahead or not is_one_waiting)
 
     def _work(self) -> None:
         while (step := self._next_step()) is not None:
@@ -203,6 +210,8 @@ class _Road(Generic[Item, Ready, Raw, Done]):
         if self._ready and self._running < self._crew.runs and self._is_batch_full():
             self._running += 1
             batch = [self._ready.popleft() for _ in range(min(self._crew.batch, len(self._ready)))]
+            if not self._crew.reads_ahead:
+                self._changed.notify_all()  # there is room for another item
             return lambda: self._run(batch)
         if self._fresh and may_do_else:
             self._beside += 1

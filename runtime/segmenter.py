@@ -119,7 +119,7 @@ class Segmenter:
         isolate: bool = False,
     ) -> None:
         self.model = Path(model)
-        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
+        self._arguments = {name: value for name, value in dict(locals()).items() if name not in ("self", "model")}
         self.options = options or EngineOptions()
         with contextlib.ExitStack() as opened:  # what does not fit the model leaves no engine behind
             if backend is None or isinstance(backend, str):
@@ -174,14 +174,22 @@ class Segmenter:
             ImageError: if one cannot be read.
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        if "batch" not in self.card.dynamic or self.tiling is not None:
+        if self.tiling is not None:
+            raise ModelError(
+                "pictures are cut into tiles here, which are run in batches of their own; call it with each"
+            )
+        if "batch" not in self.card.dynamic:
             raise ModelError(f"{self.model} takes one picture at a time; export it with --dynamic batch")
         prepared = [self._prepare(image, None) for image in images]
         return [self._finish(one, output) for one, output in zip(prepared, self._infer(prepared), strict=True)]
 
     @overload
     def stream(
-        self, images: Iterable[Tagged], *, on_error: Callable[[Any, SegshipError], None] | None = None
+        self,
+        images: Iterable[Tagged],
+        *,
+        on_error: Callable[[Any, SegshipError], None] | None = None,
+        is_live: bool = False,
     ) -> Iterator[Result]: ...
 
     @overload
@@ -191,6 +199,7 @@ class Segmenter:
         *,
         then: Callable[[Result], Extra],
         on_error: Callable[[Any, SegshipError], None] | None = None,
+        is_live: bool = False,
     ) -> Iterator[tuple[Result, Extra]]: ...
 
     def stream(
@@ -199,6 +208,7 @@ class Segmenter:
         *,
         then: Callable[[Result], Extra] | None = None,
         on_error: Callable[[Any, SegshipError], None] | None = None,
+        is_live: bool = False,
     ) -> Iterator[Result] | Iterator[tuple[Result, Extra]]:
         """Segment many pictures; all stages overlap, order is kept, memory stays bounded.
 
@@ -209,6 +219,8 @@ class Segmenter:
             then: called in a worker thread with each result; writes files, say.
             on_error: called with the tag of a picture that failed (or its number, from 0) and its error, and the
                 stream goes on. Without it the error is raised and the stream ends.
+            is_live: the pictures grow old while they wait, as those of a camera: the next one is taken only when the
+                one before has reached the network.
 
         Yields:
             Results, each with its tag; with ``then``, each with what that returned.
@@ -228,7 +240,7 @@ class Segmenter:
             before=lambda tagged: self._prepare(*tagged),
             network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
-            crew=self._crew,
+            crew=dataclasses.replace(self._crew, reads_ahead=not is_live),
         )
         with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
             for outcome in stages:

@@ -116,9 +116,10 @@ def test_what_is_not_installed_is_one_line_with_the_command_that_installs_it(
 
 def test_the_runtime_alone_passes_its_part_of_the_tests(bare_with_tools: Path, models: Path, tmp_path: Path) -> None:
     options = ["-q", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-p", "no:cacheprovider", "--tb=short"]
+    options += ["-o", "faulthandler_timeout=180", "-o", "faulthandler_exit_on_timeout=true"]  # say where it hangs
     command = [bare_with_tools, "-m", "pytest", ROOT / "tests/runtime", *options, "--runtime-alone", models]
     done = run(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
-    assert counts["passed"] > 1000  # of some 1800; what is skipped is of other engines and of PyTorch
-    assert counts["skipped"] < counts["passed"] / 4
+    assert counts["passed"] > 1000  # of some 2000; what is skipped is of other engines and of PyTorch
+    assert counts["skipped"] < counts["passed"] / 3

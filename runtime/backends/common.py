@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, require
 
 _OPENVINO_TELEMETRY: Final = "openvino_telemetry"
+_OPENVINO_IMPORT: Final = threading.Lock()
 
 
 def import_onnxruntime(extra: str, purpose: str = "the ort backend") -> Any:
@@ -36,14 +38,18 @@ def import_openvino() -> Any:
     Raises:
         MissingExtraError: if it is not installed.
     """
-    hidden = _OPENVINO_TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_OPENVINO_TELEMETRY] = None  # type: ignore[assignment]  # which makes its import fail
-    try:
-        return require("openvino", extra="openvino", purpose="the openvino backend")
-    finally:
+    with _OPENVINO_IMPORT:
+        hidden = _OPENVINO_TELEMETRY not in sys.modules
         if hidden:
-            del sys.modules[_OPENVINO_TELEMETRY]
+            sys.modules[_OPENVINO_TELEMETRY] = None  # type: ignore[assignment]  # which makes its import fail
+        try:
+            openvino = require("openvino", extra="openvino", purpose="the openvino backend")
+        finally:
+            if hidden:
+                del sys.modules[_OPENVINO_TELEMETRY]
+        # Two threads that hand it a first array, or take one, at once would wait for each other for ever.
+        _ = openvino.Tensor(np.zeros(1, np.float32)).data
+        return openvino
 
 
 def share_threads(options: EngineOptions, number: Callable[[], int], set_number: Callable[[int], None]) -> None:

@@ -1,18 +1,14 @@
 """What a user may ask of an engine beside model and device; what an engine does not know, it refuses."""
 
 import dataclasses
-import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.errors import BackendError
-from segship.runtime.strict import parse
 
 GraphOptimization = Literal["none", "basic", "extended", "all"]
-
-_SWITCHES = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -102,33 +98,3 @@ class EngineOptions:
 
 
 DEFAULT_OPTIONS: Final = EngineOptions()
-
-
-def options_from(pairs: Sequence[str] = (), *, threads: int | None = None, streams: int | None = None) -> EngineOptions:
-    """Return the options that texts such as ``graph_optimization=basic`` set; of one key the last counts.
-
-    Args:
-        pairs: ``key=value``, a field of :class:`EngineOptions` each; a switch is ``true`` or ``false``.
-        threads: sets ``threads``; None: what the pairs say.
-        streams: sets ``streams``; None: what the pairs say.
-
-    Raises:
-        BackendError: if a text is no pair, its key is unknown or its value does not fit.
-    """
-    known = typing.get_type_hints(EngineOptions)
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator or key.strip() not in known:
-            raise BackendError(f"--set {pair}: expected key=value with one of the keys {', '.join(known)}")
-        values[key.strip()] = _value(text.strip(), known[key.strip()])
-    asked = {name: number for name, number in (("threads", threads), ("streams", streams)) if number is not None}
-    return parse(EngineOptions, values | asked, "--set", BackendError)
-
-
-def _value(text: str, kind: Any) -> object:
-    """Read ``text`` as the type of the field it is for, as far as it can be; what does not fit, ``parse`` refuses."""
-    kinds = typing.get_args(kind) or (kind,)
-    if bool in kinds:
-        return _SWITCHES.get(text.lower(), text)
-    return int(text) if int in kinds and text.removeprefix("-").isdecimal() else text

@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -219,3 +220,24 @@ def test_closing_does_not_wait_for_a_source_that_sends_nothing() -> None:
     outcomes.close()
     assert not may_end.is_set()
     may_end.set()
+
+
+@pytest.mark.parametrize("workers", [3, 9])
+def test_of_a_live_source_one_item_at_most_waits_for_the_network(workers: int) -> None:
+    read: list[int] = []
+    behind: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            read.append(item)
+            yield item
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.005)  # for the reader to run ahead, if it does
+        behind.append(read[-1] - values[0])
+        return values
+
+    crew = Crew(workers, 1, 1, 1, reads_ahead=False)
+    outcomes = list(overlapped(items(), before=lambda x: x, network=network, after=lambda x: x, crew=crew))
+    assert [one.result() for one in outcomes] == list(range(20))
+    assert max(behind) <= 1
