@@ -16,6 +16,7 @@ from segship.runtime.backends.options import EngineOptions
 from segship.runtime.big_pictures import is_big
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
+from segship.runtime.heap import share_one_heap
 from segship.runtime.images import Conversion
 from segship.runtime.infer_big import BIG_PX, check_big, infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
@@ -98,6 +99,7 @@ def infer(job: Job) -> int:
     Raises:
         SegshipError: if it cannot be done, or not go on.
     """
+    share_one_heap()
     with ExitStack() as stack:
         source = stack.enter_context(
             open_sources(

@@ -3,9 +3,7 @@
 import base64
 import re
 import time
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -59,6 +57,8 @@ class PictureUrl(Source):
         return 1
 
     def __iter__(self) -> Iterator[SourceItem]:
+        from http.client import HTTPException  # here, as below: most jobs need neither, and both take a while
+
         name = public_url(self._url)
         try:
             picture: bytes | ImageError = _fetch(self._url, self._timeout_s)
@@ -68,6 +68,8 @@ class PictureUrl(Source):
 
 
 def _fetch(url: str, timeout_s: float) -> bytes:
+    import urllib.request
+
     parts = _split(url)
     host = parts.netloc.rpartition("@")[2]
     request = urllib.request.Request(parts._replace(netloc=host, fragment="").geturl())  # noqa: S310  # http and https

@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -455,9 +456,9 @@ def test_an_interrupted_job_leaves_whole_files_and_says_what_it_did(
     assert len([pixels(out / name) for name in files(out) if name.endswith(".png")]) == 6
     if style:
         told = json.loads(text)["images"]
-        assert 2 <= len(told) <= 3
+        assert len(told) <= 3
     else:
-        assert " pictures in " in text.decode().splitlines()[-1]
+        assert re.match(r"[0-3] pictures? in ", text.decode().splitlines()[-1])
 
 
 def test_an_error_in_the_middle_ends_a_job_after_the_pictures_before_it(
