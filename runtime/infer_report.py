@@ -155,7 +155,7 @@ class InferReport:
             parts.append(f"{self._source.dropped} dropped for newer ones")
             parts += [f"reconnected {self._source.reconnections} times"] if self._source.reconnections else []
         written = f" → {out}/" if out and done else ""
-        click.echo(f"{', '.join(parts)} in {seconds:.2f} s ({done / seconds:.1f} a second){written}")
+        click.echo(f"{', '.join(parts)} in {seconds:.2f} s ({done / seconds:.3g} a second){written}")
         if done >= _MANY and (told := str(self._stages)):
             click.echo(told)
 

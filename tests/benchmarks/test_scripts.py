@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from segship.benchmarks import demo, latency, overhead, precision, training
+from segship.benchmarks import demo, latency, pipeline, precision, training
 from segship.benchmarks.accuracy import accuracy
 from segship.benchmarks.ordinary import OrdinaryPictures, ordinary_batches, ordinary_files, ordinary_step
 from segship.runtime.card import Network
@@ -44,15 +44,18 @@ def test_precision_compares_each_file_with_the_first(tiny_model: Path) -> None:
     assert 0.1 < float(lines[1][8]) < 10
 
 
-def test_overhead_times_the_command_against_its_forward_passes(
+def test_pipeline_measures_the_road_its_limit_and_the_ordinary_script(
     tiny_model: Path, photo: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     for number in range(3):
         Image.fromarray(photo).save(tmp_path / f"{number}.png")
-    done = CliRunner().invoke(overhead.overhead, [str(tiny_model), str(tmp_path), "--rounds", "1", "--backend", "ort"])
+    done = CliRunner().invoke(pipeline.pipeline, [str(tiny_model), str(tmp_path), "--rounds", "2"])
     assert done.exit_code == 0, done.output
-    ratio = float(done.output.rsplit("ratio median ", 1)[1].split(",")[0])
-    assert ratio > 1  # the command does all that the forward passes do, and more
+    summary = done.output.rsplit("\n\n", 1)[1].splitlines()
+    assert summary[0].startswith("3 pictures, 2 turns")
+    ratio = float(summary[1].split("a picture; ")[1].split()[0])
+    assert ratio > 0.3  # in noise, but what the road does cannot cost nothing
+    assert float(summary[3].removeprefix("ordinary script ").split()[0]) > 0
 
 
 def test_accuracy_is_that_of_the_runtime_on_the_validation_part(tiny_model: Path) -> None:
