@@ -32,9 +32,9 @@ ENGINES = ["ort", "opencv", "openvino"]
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_checkpoint: Path, picture: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def default_export(tiny_checkpoint: Path, picture: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """The tiny network, exported with what is the default."""
-    return export(tiny_checkpoint, tmp_path_factory.mktemp("exported") / "tiny.onnx", images=[picture])
+    return export(tiny_checkpoint, tmp_path_factory.mktemp("default_export") / "tiny.onnx", images=[picture])
 
 
 @pytest.fixture
@@ -107,41 +107,41 @@ def test_a_tracer_that_writes_another_opset_is_found_out(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_in_the_file_is_that_of_the_result_and_the_only_metadata(exported: ExportResult) -> None:
-    model = onnx.load(exported.path)
+def test_the_card_in_the_file_is_that_of_the_result_and_the_only_metadata(default_export: ExportResult) -> None:
+    model = onnx.load(default_export.path)
     assert [entry.key for entry in model.metadata_props] == [CARD_KEY]
-    assert ModelCard.from_json(model.metadata_props[0].value, origin="test") == exported.card
-    assert read_card(exported.path) == exported.card
+    assert ModelCard.from_json(model.metadata_props[0].value, origin="test") == default_export.card
+    assert read_card(default_export.path) == default_export.card
 
 
 def test_the_card_keeps_what_the_checkpoint_says_and_adds_where_it_comes_from(
-    exported: ExportResult, tiny_checkpoint: Path
+    default_export: ExportResult, tiny_checkpoint: Path
 ) -> None:
-    trained, card = read_card(tiny_checkpoint), exported.card
+    trained, card = read_card(tiny_checkpoint), default_export.card
     assert card.provenance.checkpoint_sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
     assert {"onnx", "onnxsim", "segship"} <= card.provenance.versions.keys()
     assert dataclasses.replace(card, provenance=trained.provenance, certificate=None) == trained
 
 
-def test_the_certificate_is_this_files_and_says_what_was_compared(exported: ExportResult) -> None:
-    certificate = exported.card.certificate
+def test_the_certificate_is_this_files_and_says_what_was_compared(default_export: ExportResult) -> None:
+    certificate = default_export.card.certificate
     assert certificate is not None
-    assert certificate == exported.parity.certificate(content_sha256(exported.path))
+    assert certificate == default_export.parity.certificate(content_sha256(default_export.path))
     assert certificate.reference == f"PyTorch {torch.__version__} on cpu"
     assert certificate.pictures == "3 random, 1 given, 7 built-in"
     assert [row.backend for row in certificate.rows if row.passes] == ENGINES
 
 
-def test_the_graph_takes_one_picture_and_returns_what_the_card_promises(exported: ExportResult) -> None:
-    graph = onnx.load(exported.path).graph
+def test_the_graph_takes_one_picture_and_returns_what_the_card_promises(default_export: ExportResult) -> None:
+    graph = onnx.load(default_export.path).graph
     assert [shape(value) for value in graph.input] == [("image", "FLOAT", [1, 3, 48, 64])]
     assert [shape(value) for value in graph.output] == [("logits", "FLOAT", [1, 6, 48, 64])]
 
 
-def test_nothing_of_tools_and_this_machine_is_left_in_the_file(exported: ExportResult) -> None:
-    model = onnx.load(exported.path)
+def test_nothing_of_tools_and_this_machine_is_left_in_the_file(default_export: ExportResult) -> None:
+    model = onnx.load(default_export.path)
     assert (model.producer_name, model.graph.name) == ("segship", "unet")
-    content = exported.path.read_bytes()
+    content = default_export.path.read_bytes()
     for trace in (
         str(Path(exporter.__file__).resolve().parent),
         "site-packages",
@@ -153,18 +153,18 @@ def test_nothing_of_tools_and_this_machine_is_left_in_the_file(exported: ExportR
         assert trace.encode() not in content, trace
 
 
-def test_the_result_counts_what_is_in_the_file(exported: ExportResult) -> None:
-    model = onnx.load(exported.path)
-    assert exported.nodes == len(model.graph.node) <= exported.nodes_traced
-    assert exported.bytes == exported.path.stat().st_size
-    assert (exported.sheet, exported.speed_ratio) == (None, None)
+def test_the_result_counts_what_is_in_the_file(default_export: ExportResult) -> None:
+    model = onnx.load(default_export.path)
+    assert default_export.nodes == len(model.graph.node) <= default_export.nodes_traced
+    assert default_export.bytes == default_export.path.stat().st_size
+    assert (default_export.sheet, default_export.speed_ratio) == (None, None)
 
 
 def test_the_same_checkpoint_gives_the_same_file(
-    exported: ExportResult, tiny_checkpoint: Path, picture: Path, tmp_path: Path
+    default_export: ExportResult, tiny_checkpoint: Path, picture: Path, tmp_path: Path
 ) -> None:
     again = export(tiny_checkpoint, tmp_path / "again.onnx", images=[picture])
-    assert again.path.read_bytes() == exported.path.read_bytes()
+    assert again.path.read_bytes() == default_export.path.read_bytes()
 
 
 def test_what_is_done_is_told(unsimplified: None, tiny_checkpoint: Path, tmp_path: Path) -> None:

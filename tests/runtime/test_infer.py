@@ -438,6 +438,7 @@ def test_an_interrupted_job_leaves_whole_files_and_says_what_it_did(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     with child:
         assert child.stdin is not None
