@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+RAY_TESTS := tests/runtime/test_ray_job.py tests/runtime/test_infer_on_ray.py
 # The two builds of ONNX Runtime exclude each other: the GPU build where there is a GPU, the CPU build elsewhere.
 ENGINE := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
@@ -10,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix lint format wheel clean
+.PHONY: help venv demo test test-ray matrix lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,8 +23,11 @@ demo: $(DEMO)/sheet.png ## train, export, prove and run a network on the built-i
 	@$(BIN)/python -m segship.benchmarks.demo summary $(DEMO)
 
 test: .venv/.has-dev .venv/.has-opencv4 lint ## run linters, type check and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(addprefix --ignore=,$(RAY_TESTS))
 	@echo "next: make demo, or read CONTRIBUTING.md before you change something"
+
+test-ray: .venv/.has-dev ## run the tests that start Ray clusters, which do not stand each other on one machine
+	for file in $(RAY_TESTS); do $(BIN)/python -m pytest -q $$file; done
 
 matrix: .venv/.has-dev ## export every network in every form, and let every engine run it (hours)
 	$(BIN)/python -m segship.benchmarks.export_matrix --all --out runs/matrix
