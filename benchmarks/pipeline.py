@@ -39,6 +39,7 @@ from segship.runtime.card import ModelCard
 from segship.runtime.console import run
 from segship.runtime.outputs import OutputKind
 from segship.runtime.prepare import whole_picture
+from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.source_files import find_images
 from segship.runtime.stage_report import StageReport
@@ -163,8 +164,13 @@ def _ours(
     shutil.rmtree(folder, ignore_errors=True)
     report = StageReport(segmenter.crew)
     start = time.perf_counter()
-    for result, _ in segmenter.stream(paths, then=lambda result: result.save(folder, kinds)):
-        report.add(result.timings)
+
+    def save(result: Result) -> dict[str, float]:
+        result.save(folder, kinds)
+        return result.timings
+
+    for timings in segmenter.stream(paths, then=save):
+        report.add(timings)
     return time.perf_counter() - start, report
 
 

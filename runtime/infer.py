@@ -221,9 +221,13 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
     written_to = job.out if kinds or job.video else None
     with report, VideoSink(job, source, outputs) as video:
 
-        def finish(result: Result) -> tuple[dict[OutputKind, Path], RgbImage | None]:
-            named = result.save(job.out, kinds, name=plan.name(result.tag), options=outputs)
-            return named, video.frame(result) if job.video else None
+        def finish(result: Result) -> tuple[Path, RgbImage | None, dict[str, Any], dict[str, float]]:
+            item: SourceItem = result.tag
+            written = result.save(job.out, kinds, name=plan.name(item), options=outputs)
+            frame = video.frame(result) if job.video else None
+            told = dataclasses.replace(result, tag=item.place.as_posix())
+            times = {"time_s": item.time_s, "captured": item.captured}
+            return item.place, frame, record(told, written, only=segmenter.only or (), **times), result.timings
 
         def pictures() -> Iterator[SourceItem]:
             for item in plan.to_do(iter(source)):
@@ -234,15 +238,12 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
 
         is_fresh = source.is_live and job.latest is not False
         try:
-            for index, (result, (written, frame)) in enumerate(
-                segmenter.stream(pictures(), then=finish, on_error=report.skip, is_live=is_fresh)
+            for place, frame, told, timings in segmenter.stream(
+                pictures(), then=finish, on_error=report.skip, is_live=is_fresh
             ):
-                item: SourceItem = result.tag
                 if frame is not None:
-                    video.write(item, frame)
-                told = dataclasses.replace(result, tag=item.place.as_posix())
-                times = {"time_s": item.time_s, "captured": item.captured}
-                report.show(record(told, written, index=index, only=segmenter.only or (), **times), result.timings)
+                    video.write(place, frame)
+                report.show(told, timings)
             infer_big(job, segmenter, big, plan, report)
             report.is_complete = True
         finally:  # Ctrl-C is how a live source ends, and what was done of others is told, too

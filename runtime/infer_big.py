@@ -66,14 +66,13 @@ def infer_big(
             except ImageError as error:
                 report.skip(item, error)
                 continue
-        report.show(_record(result, item, paths, report.done, segmenter.only))
+        report.show(_record(result, item, paths, segmenter.only))
 
 
 def _record(
     result: StripResult,
     item: SourceItem,
     paths: "dict[OutputKind, Path]",
-    index: int,
     only: Collection[int] | None,
 ) -> dict[str, Any]:
     """Return what is told of a result, as of those of smaller pictures."""
@@ -84,7 +83,6 @@ def _record(
     }
     return {
         "source": item.name,
-        "index": index,
         "tag": item.place.as_posix(),
         "time_s": None,
         "captured": None,

@@ -12,6 +12,7 @@ import click
 
 from segship.runtime.errors import EngineCrashError, ImageError, SegshipError
 from segship.runtime.pipeline import Crew
+from segship.runtime.records import plain_timings
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.stage_report import StageReport
 
@@ -91,9 +92,16 @@ class InferReport:
         self._advance()
 
     def show(self, record: Mapping[str, Any], timings: Mapping[str, float] | None = None) -> None:
-        """Tell of a picture that is done, by its record (:func:`segship.runtime.records.record`)."""
+        """Tell of a picture that is done, in its order.
+
+        Args:
+            record: of its result (:func:`segship.runtime.records.record`).
+            timings: of its result; None: the record holds what is to be told of them.
+        """
+        record = {"index": self.done, **record}
         if timings is not None:
             self._stages.add(timings)
+            record["timings_ms"] = plain_timings(timings)
         if self._style == "lines":
             click.echo(_line(record))
         elif self._style == "jsonl":

@@ -18,11 +18,19 @@ def labels_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_classes <= 256 else np.uint16
 
 
-def upscale(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring one plane of logits (h, w) to ``size`` (height, width), linearly, pixel centres aligned."""
+def upscale(
+    plane: NDArray[np.float32], size: tuple[int, int], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Bring one plane of logits (h, w) to ``size`` (height, width), linearly, pixel centres aligned.
+
+    Args:
+        plane: of one class; it is returned itself where it has that size.
+        size: wanted.
+        out: of that size, to write into.
+    """
     if plane.shape == size:
         return plane
-    return np.asarray(cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
+    return np.asarray(cv2.resize(plane, (size[1], size[0]), dst=out, interpolation=cv2.INTER_LINEAR))
 
 
 def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int], card: "ModelCard") -> Labels:
@@ -34,11 +42,16 @@ def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int], card:
     if card.task == "binary":
         return (upscale(logits[0], size) > card.logit_threshold).astype(np.uint8)
     labels = np.zeros(size, labels_dtype(len(logits)))
-    largest = upscale(logits[0], size).copy()
+    first = logits[0]
+    largest = upscale(first, size)
+    if largest is first:  # it is written over below, and logits stay what they are
+        largest = first.copy()
+    space, won = np.empty(size, np.float32), np.empty(size, np.uint8)
     for class_id in range(1, len(logits)):
-        plane = upscale(logits[class_id], size)
+        plane = upscale(logits[class_id], size, space)
         if labels.dtype == np.uint8:  # the same as below, in vector instructions: ids only grow, so max is "overwrite"
-            won = np.asarray(cv2.compare(plane, largest, cv2.CMP_GT), np.uint8) & np.uint8(class_id)
+            cv2.compare(plane, largest, cv2.CMP_GT, dst=won)
+            won &= np.uint8(class_id)
             cv2.max(labels, won, dst=labels)
         else:
             np.putmask(labels, plane > largest, class_id)

@@ -6,7 +6,6 @@ cores, and each is busy with whatever is at hand; nothing waits for a stage.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,16 +51,14 @@ class Outcome(Generic[Item, Done]):
     """An item that is through all stages.
 
     Attributes:
-        item: as it was read.
+        item: as it was read, if there is an error; otherwise None, so that it goes as soon as it has been used.
         value: what the last stage made of it; None if there is an error.
         error: that a stage raised.
-        read_s: seconds that the source took for it.
     """
 
-    item: Item
+    item: Item | None
     value: Done | None
     error: Exception | None
-    read_s: float
 
     def result(self) -> Done:
         """Return the value, or raise the error."""
@@ -98,8 +95,8 @@ def overlapped(
 class _Task(Generic[Item, Ready, Raw, Done]):
     """An item under way. What a stage has made goes as soon as the next one has used it."""
 
-    def __init__(self, item: Item, read_s: float) -> None:
-        self.item, self.read_s = item, read_s
+    def __init__(self, item: Item) -> None:
+        self.item = item
         self.ready: Ready | None = None
         self.raw: Raw | None = None
         self.done: Outcome[Item, Done] | None = None
@@ -157,12 +154,10 @@ class _Road(Generic[Item, Ready, Raw, Done]):
     def _read(self, items: Iterator[Item]) -> None:
         try:
             while self._may_read():
-                start = time.perf_counter()
                 try:
-                    item = next(items)
+                    task: _Task[Item, Ready, Raw, Done] = _Task(next(items))
                 except StopIteration:
                     break
-                task: _Task[Item, Ready, Raw, Done] = _Task(item, time.perf_counter() - start)
                 with self._changed:
                     self._in_order.append(task)
                     self._fresh.append(task)
@@ -264,7 +259,7 @@ class _Road(Generic[Item, Ready, Raw, Done]):
 
     def _finish(self, task: _Task[Item, Ready, Raw, Done]) -> None:
         try:
-            task.done = Outcome(task.item, self._after(task.raw), None, task.read_s)  # type: ignore[arg-type]
+            task.done = Outcome(None, self._after(task.raw), None)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001  # handed on with its item
             self._fail(task, error)
         with self._changed:
@@ -273,4 +268,4 @@ class _Road(Generic[Item, Ready, Raw, Done]):
             self._changed.notify_all()
 
     def _fail(self, task: _Task[Item, Ready, Raw, Done], error: Exception) -> None:
-        task.done = Outcome(task.item, None, error, task.read_s)
+        task.done = Outcome(task.item, None, error)

@@ -16,7 +16,7 @@ from segship.runtime.error_transport import error_values
 from segship.runtime.errors import EngineCrashError, SegshipError, UnprovenWarning
 from segship.runtime.images import ImageSource, source_name
 from segship.runtime.outputs import OutputKind, OutputOptions
-from segship.runtime.records import record
+from segship.runtime.records import plain_timings, record
 from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 
@@ -124,16 +124,18 @@ class RayWorker:
         told: list[dict[str, Any]] = []
         job, segmenter = self._job, self._segmenter
 
-        def write(result: Result) -> dict[OutputKind, Path]:
-            _, name = result.tag
-            return result.save(job.out, job.kinds, name=name, options=job.output_options)
+        def write(result: Result) -> tuple[int, dict[str, Any], dict[str, float]]:
+            number, name = result.tag
+            paths = result.save(job.out, job.kinds, name=name, options=job.output_options)
+            known = record(dataclasses.replace(result, tag=number), paths, only=segmenter.only or ())
+            return number, known, result.timings
 
         def fail(tag: tuple[int, Path], error: SegshipError) -> None:
             told.append({"number": tag[0]} | error_values(error))
 
         tagged = ((source, (number, name)) for number, source, name in pictures)
-        for result, paths in segmenter.stream(tagged, then=write, on_error=fail):
-            number, _ = result.tag
-            known = record(dataclasses.replace(result, tag=number), paths, index=number, only=segmenter.only or ())
-            told.append({"number": number, "engine": dataclasses.asdict(segmenter.info), "record": known})
+        engine = dataclasses.asdict(segmenter.info)
+        for number, known, timings in segmenter.stream(tagged, then=write, on_error=fail):
+            entry = known | {"timings_ms": plain_timings(timings)}
+            told.append({"number": number, "engine": engine, "record": entry})
         return told

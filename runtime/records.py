@@ -1,4 +1,4 @@
-"""What is told of one result, as plain values: an entry of ``--json``, a line of ``--jsonl``."""
+"""What is told of one result, as plain values: most of an entry of ``--json``, or of a line of ``--jsonl``."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -15,7 +15,6 @@ def record(
     result: "Result",
     written: Mapping[OutputKind, Path],
     *,
-    index: int,
     time_s: float | None = None,
     captured: float | None = None,
     only: Collection[int] = (),
@@ -25,17 +24,15 @@ def record(
     Args:
         result: of one picture.
         written: its files.
-        index: of the picture among those of the run, from 0.
         time_s: position in a video, in seconds.
         captured: when a live frame was taken, in seconds since 1970.
         only: classes to give areas of; none: all.
 
     Returns:
-        - ``source``, ``index``, ``tag`` (as text, if JSON has no such type), ``time_s``, ``captured``,
+        - ``source``, ``tag`` (as text, if JSON has no such type), ``time_s``, ``captured``,
         - ``height``, ``width`` in pixels,
         - ``areas``: for each class by name its ``pixels`` and their ``share`` of the picture, 0…1,
-        - ``outputs``: path by kind,
-        - ``timings_ms``: by stage.
+        - ``outputs``: path by kind.
     """
     height, width = result.labels.shape
     shown = set(only) or range(result.card.num_classes)
@@ -43,7 +40,6 @@ def record(
     areas = result.areas_px
     return {
         "source": result.source,
-        "index": index,
         "tag": _plain(result.tag),
         "time_s": time_s,
         "captured": captured,
@@ -51,8 +47,12 @@ def record(
         "width": width,
         "areas": {name: {"pixels": areas[name], "share": areas[name] / (height * width)} for name in names},
         "outputs": {kind: str(path) for kind, path in written.items()},
-        "timings_ms": {stage.removesuffix("_ms"): round(ms, 3) for stage, ms in result.timings.items()},
     }
+
+
+def plain_timings(timings: Mapping[str, float]) -> dict[str, float]:
+    """Return a result's timings as they are told: milliseconds by stage."""
+    return {stage.removesuffix("_ms"): round(ms, 3) for stage, ms in timings.items()}
 
 
 def _plain(tag: object) -> object:

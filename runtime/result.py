@@ -31,7 +31,7 @@ class Result:
             have these.
         card: of the model.
         timings: milliseconds by stage: ``decode_ms``, ``prepare_ms``, ``network_ms``, ``labels_ms``; in a stream also
-            ``read_ms``, what the source took, and ``outputs_ms``, what ``then`` took.
+            ``read_ms``, what the source took, and after ``then`` ``outputs_ms``, what that took.
         tag: what came with the picture in a stream; without a tag, its number from 0. None of a single call.
     """
 

@@ -200,7 +200,7 @@ class Segmenter:
         then: Callable[[Result], Extra],
         on_error: Callable[[Any, SegshipError], None] | None = None,
         is_live: bool = False,
-    ) -> Iterator[tuple[Result, Extra]]: ...
+    ) -> Iterator[Extra]: ...
 
     def stream(
         self,
@@ -209,21 +209,22 @@ class Segmenter:
         then: Callable[[Result], Extra] | None = None,
         on_error: Callable[[Any, SegshipError], None] | None = None,
         is_live: bool = False,
-    ) -> Iterator[Result] | Iterator[tuple[Result, Extra]]:
+    ) -> Iterator[Result] | Iterator[Extra]:
         """Segment many pictures; all stages overlap, order is kept, memory stays bounded.
 
         Args:
             images: pictures, (picture, tag), or what :func:`~segship.runtime.sources.open_sources` yields. Read in a
                 thread of their own, no faster than results are taken.
                 Arrays are not copied: do not write into one before its result is there.
-            then: called in a worker thread with each result; writes files, say.
+            then: called in a worker thread with each result; writes files, say. What it does not return of the
+                result goes, and with it most of the memory that results take.
             on_error: called with the tag of a picture that failed (or its number, from 0) and its error, and the
                 stream goes on. Without it the error is raised and the stream ends.
             is_live: the pictures grow old while they wait, as those of a camera: the next one is taken only when the
                 one before has reached the network.
 
         Yields:
-            Results, each with its tag; with ``then``, each with what that returned.
+            Results, each with its tag; with ``then``, what that returned of each.
         """
 
         def finish(inferred: tuple[_Prepared, NDArray[Any]]) -> Any:
@@ -233,23 +234,21 @@ class Segmenter:
             start = time.perf_counter()
             extra = then(result)
             result.timings["outputs_ms"] = _ms_since(start)
-            return result, extra
+            return extra
 
         stages = overlapped(
-            (_with_tag(item, number) for number, item in enumerate(images)),
-            before=lambda tagged: self._prepare(*tagged),
+            _tagged(images),
+            before=lambda read: self._prepare(*read),
             network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
             crew=dataclasses.replace(self._crew, reads_ahead=not is_live),
         )
         with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
             for outcome in stages:
-                if isinstance(outcome.error, SegshipError) and on_error is not None:
+                if isinstance(outcome.error, SegshipError) and outcome.item is not None and on_error is not None:
                     on_error(outcome.item[1], outcome.error)
                     continue
-                done = outcome.result()
-                (done if then is None else done[0]).timings["read_ms"] = outcome.read_s * 1000
-                yield done
+                yield outcome.result()
 
     def warmup(self, runs: int = 1) -> None:
         """Run the network on blank input, so that what engines put off until then does not delay the first picture.
@@ -365,13 +364,14 @@ class Segmenter:
             )
         return image
 
-    def _prepare(self, source: ImageSource | ImageError, tag: Any) -> _Prepared:
+    def _prepare(self, source: ImageSource | ImageError, tag: Any, read_ms: float | None = None) -> _Prepared:
         start = time.perf_counter()
         name = tag.name if isinstance(tag, SourceItem) else source_name(source)
         image = self._read(source, name)
         decoded = time.perf_counter()
         through = self._through(image)
-        timings = {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
+        timings = {} if read_ms is None else {"read_ms": read_ms}
+        timings |= {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
         return _Prepared(name, tag, image, through, timings)
 
     def _through(self, image: Image) -> WholePicture | TiledPicture:
@@ -417,10 +417,16 @@ class Segmenter:
         return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)
 
 
-def _with_tag(item: Tagged, number: int) -> tuple[ImageSource | ImageError, Any]:
-    if isinstance(item, SourceItem):
-        return item.picture, item
-    return item if isinstance(item, tuple) else (item, number)
+def _tagged(images: Iterable[Tagged]) -> Iterator[tuple[ImageSource | ImageError, Any, float]]:
+    """Yield each picture with its tag and the milliseconds that its source took for it."""
+    start = time.perf_counter()
+    for number, item in enumerate(images):
+        read_ms = _ms_since(start)
+        if isinstance(item, SourceItem):
+            yield item.picture, item, read_ms
+        else:
+            yield (*item, read_ms) if isinstance(item, tuple) else (item, number, read_ms)
+        start = time.perf_counter()
 
 
 def _remade(model: Path, arguments: dict[str, Any]) -> Segmenter:

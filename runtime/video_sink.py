@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 from segship.runtime.errors import OutputError
 from segship.runtime.outputs import OutputOptions, overlay_picture
 from segship.runtime.render import RgbImage
-from segship.runtime.source_item import Source, SourceItem
+from segship.runtime.source_item import Source
 from segship.runtime.video_writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class VideoSink:
         """Draw a frame, (H, W, 3) uint8 RGB."""
         return overlay_picture(result, self._options)
 
-    def write(self, item: SourceItem, frame: RgbImage) -> None:
-        """Add a frame, in its order.
+    def write(self, place: Path, frame: RgbImage) -> None:
+        """Add a frame, in its order; ``place`` is that of its item.
 
         Raises:
             OutputError: if the video cannot be written, or is there already.
         """
         if self._writer is None:
-            folder = item.place.parent
+            folder = place.parent
             path = self._job.out / "video" / folder.with_name(f"{folder.name}.mp4")  # dots are part of its name
             self._check_free(path)
             writer = VideoWriter(path, self._source.fps or _UNKNOWN_FPS, (frame.shape[0], frame.shape[1]))

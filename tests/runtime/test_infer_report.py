@@ -27,6 +27,11 @@ def entry(name: str = "a.png", **shares: float) -> dict[str, Any]:
     return {"source": name, "height": 10, "width": 20, "areas": areas}
 
 
+def told_of(index: int) -> dict[str, Any]:
+    """Return all that is told of a picture that :func:`told` shows."""
+    return {"index": index, **entry(road=0.25, car=0.75), "timings_ms": {"network": 2.0, "decode": 1.0}}
+
+
 def told(
     capsys: pytest.CaptureFixture[str],
     style: Style,
@@ -94,7 +99,7 @@ def test_json_is_one_document_of_all(capsys: pytest.CaptureFixture[str], done: i
     out, err = told(capsys, "json", done=done, skipped=skipped, left_out=4)
     document = json.loads(out)
     assert document["model"] == "model.onnx"
-    assert document["images"] == [entry(road=0.25, car=0.75)] * done
+    assert document["images"] == [told_of(number) for number in range(done)]
     assert [one["source"] for one in document["skipped"]] == [item.name for item in ITEMS[:skipped]]
     assert (document["done"], document["left_out"]) == (done, 4)
     assert "dropped" not in document
@@ -109,7 +114,7 @@ def test_jsonl_is_a_document_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     job, skipped, *pictures, end = [json.loads(line) for line in out.splitlines()]
     assert job == {"job": WHAT}
     assert skipped == {"source": "a.png", "error": "a.png: damaged"}
-    assert pictures == [entry(road=0.25, car=0.75)] * 2
+    assert pictures == [told_of(0), told_of(1)]
     assert {key: end["end"][key] for key in ("done", "skipped", "dropped", "reconnections")} == {
         "done": 2,
         "skipped": 1,

@@ -7,7 +7,7 @@ import pytest
 
 from segship.runtime.card import ModelCard
 from segship.runtime.preprocess import Preprocess
-from segship.runtime.records import record
+from segship.runtime.records import plain_timings, record
 from segship.runtime.result import Result
 
 CARD = ModelCard(("sky", "tree", "Straße"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), Preprocess((4, 4)))
@@ -20,10 +20,9 @@ def result_of(tag: Any = None) -> Result:
 
 
 def test_a_record_is_all_that_is_known_of_a_result() -> None:
-    found = record(result_of("part 7"), {"mask": Path("out/a.png")}, index=3, time_s=0.12, captured=1.5e9)
+    found = record(result_of("part 7"), {"mask": Path("out/a.png")}, time_s=0.12, captured=1.5e9)
     assert json.loads(json.dumps(found)) == {
         "source": "scan/a.jpg",
-        "index": 3,
         "tag": "part 7",
         "time_s": 0.12,
         "captured": 1.5e9,
@@ -35,17 +34,20 @@ def test_a_record_is_all_that_is_known_of_a_result() -> None:
             "Straße": {"pixels": 2, "share": 0.25},
         },
         "outputs": {"mask": str(Path("out/a.png"))},
-        "timings_ms": {"network": 1.235, "labels": 2.0},
     }
 
 
+def test_timings_are_told_in_milliseconds_by_stage() -> None:
+    assert plain_timings({"network_ms": 1.23456, "labels_ms": 2.0}) == {"network": 1.235, "labels": 2.0}
+
+
 def test_what_is_not_known_is_null() -> None:
-    found = record(result_of(), {}, index=0)
+    found = record(result_of(), {})
     assert (found["tag"], found["time_s"], found["captured"], found["outputs"]) == (None, None, None, {})
 
 
 def test_areas_of_the_classes_asked_for_alone_are_told() -> None:
-    assert list(record(result_of(), {}, index=0, only=[2, 0])["areas"]) == ["sky", "Straße"]
+    assert list(record(result_of(), {}, only=[2, 0])["areas"]) == ["sky", "Straße"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,6 @@ def test_areas_of_the_classes_asked_for_alone_are_told() -> None:
     ],
 )
 def test_a_tag_of_any_type_is_told(tag: object, plain: object) -> None:
-    found = record(result_of(tag), {}, index=0)["tag"]
+    found = record(result_of(tag), {})["tag"]
     assert found == plain
     json.dumps(found, allow_nan=False)

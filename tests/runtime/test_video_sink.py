@@ -51,20 +51,20 @@ def written(path: Path) -> tuple[int, float]:
 def record(video: VideoSink, frame: Photo, error: type[BaseException]) -> None:
     """Write a frame and fail."""
     with video:
-        video.write(ITEM, frame)
+        video.write(ITEM.place, frame)
         raise error
 
 
 def test_frames_become_a_video_of_their_rate_below_the_place_of_their_folder(photo: Photo, tmp_path: Path) -> None:
     with sink(tmp_path) as video:
         for _ in range(3):
-            video.write(ITEM, photo)
+            video.write(ITEM.place, photo)
     assert written(tmp_path / "video/day.1/v.2.mp4") == (3, 12.5)
 
 
 def test_a_source_that_does_not_tell_its_rate_gets_the_usual_one(photo: Photo, tmp_path: Path) -> None:
     with sink(tmp_path, Stream([])) as video:
-        video.write(ITEM, photo)
+        video.write(ITEM.place, photo)
     assert written(tmp_path / "video/day.1/v.2.mp4") == (1, 25)
 
 
@@ -79,10 +79,10 @@ def test_a_video_that_is_there_stays_unless_it_may_be_written_over(photo: Photo,
     path.parent.mkdir(parents=True)
     path.write_text("precious")
     with pytest.raises(OutputError, match="is there already; add --overwrite"), sink(tmp_path) as video:
-        video.write(ITEM, photo)
+        video.write(ITEM.place, photo)
     assert path.read_text() == "precious"
     with sink(tmp_path, overwrite=True) as video:
-        video.write(ITEM, photo)
+        video.write(ITEM.place, photo)
     assert written(path)[0] == 1
 
 
