@@ -3,17 +3,135 @@
 python -m segship.benchmarks.accuracy model.onnx --data camvid:DIR --checkpoint best.safetensors
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
+from segship.benchmarks.record import Accuracy, BenchError
+from segship.runtime.card import ModelCard
 from segship.runtime.console import run
+from segship.runtime.palettes import ClassTable
+from segship.runtime.preprocess import Depth
+from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
-from segship.training.data import Dataset, open_dataset
-from segship.training.metrics import ConfusionMatrix, Scores
+from segship.training.data import IGNORE_INDEX, Dataset, Sample, open_dataset, spread_evenly
+from segship.training.metrics import ConfusionMatrix
+
+
+def measure_accuracy(
+    segmenter: Segmenter, dataset: Dataset, data_name: str, tick: Callable[[], None] | None = None
+) -> Accuracy:
+    """Measure how right a model is, through the runtime that ships.
+
+    Args:
+        segmenter: the model in its engine.
+        dataset: pictures with their truth.
+        data_name: what the dataset is called in the record: ``camvid, validation``.
+        tick: called after each picture.
+
+    Raises:
+        BenchError: if model and dataset do not have the same classes, or no pixel has a truth.
+        DatasetError: if a picture or its mask cannot be read.
+        ImageError: if a picture is none that the model takes.
+    """
+    scores = confusion_matrix(segmenter, dataset, tick).scores()
+    if math.isnan(scores.miou):
+        raise BenchError(f"{data_name} has {len(dataset)} pictures and no pixel with a class; give data with masks")
+    iou = [None if math.isnan(value) else float(value) for value in scores.iou]
+    return Accuracy(
+        data_name,
+        len(dataset),
+        scores.miou,
+        scores.pixel_accuracy,
+        dict(zip(segmenter.card.class_names, iou, strict=True)),
+    )
+
+
+def confusion_matrix(segmenter: Segmenter, dataset: Dataset, tick: Callable[[], None] | None = None) -> ConfusionMatrix:
+    """Count what a model makes of each pixel with a truth; pictures are read and counted beside the network.
+
+    Raises:
+        BenchError: if model and dataset do not have the same classes.
+    """
+    check_classes(segmenter.model, segmenter.card, dataset)
+    total = ConfusionMatrix(segmenter.card.num_classes, IGNORE_INDEX)
+
+    def count(result: Result) -> NDArray[np.int64]:
+        matrix = ConfusionMatrix(total.num_classes, IGNORE_INDEX)
+        matrix.add(result.tag, result.labels)
+        return matrix.counts
+
+    samples = (dataset[index] for index in range(len(dataset)))
+    for counts in segmenter.stream(((sample.image, sample.labels) for sample in samples), then=count):
+        total.counts += counts
+        if tick is not None:
+            tick()
+    return total
+
+
+def check_classes(model: Path, card: ModelCard, dataset: Dataset) -> None:
+    """Refuse a dataset whose classes are not the model's, in their order.
+
+    Raises:
+        BenchError: naming both.
+    """
+    found, expected = card.class_names, dataset.classes.names
+    if found != expected:
+        raise BenchError(
+            f"{model.name} has the {len(found)} classes {', '.join(found)}, and the dataset has the "
+            f"{len(expected)} classes {', '.join(expected)}; give data with the classes that the model was trained on"
+        )
+
+
+def held_out(data: str, limit: int | None = None) -> tuple[Dataset, str]:
+    """Open the validation part of a dataset.
+
+    Args:
+        data: ``KIND[:DIR]``, as seg-train takes it.
+        limit: take so many pictures of it, spread evenly; None: all.
+
+    Returns:
+        The pictures, and what they are called in a record, without folders.
+
+    Raises:
+        DatasetError: if there is no such dataset.
+    """
+    dataset: Dataset = open_dataset(data).val
+    name = f"{data.partition(':')[0]}, validation"
+    return (dataset, name) if limit is None or limit >= len(dataset) else (_Chosen(dataset, limit), name)
+
+
+class _Chosen:
+    """Some pictures of a dataset, spread evenly over it."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self._dataset, self._indices = dataset, spread_evenly(len(dataset), count)
+
+    @property
+    def classes(self) -> ClassTable:
+        return self._dataset.classes
+
+    @property
+    def channels(self) -> int:
+        return self._dataset.channels
+
+    @property
+    def depth(self) -> Depth:
+        return self._dataset.depth
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self._indices[index]]
 
 
 @click.command()
@@ -23,29 +141,24 @@ from segship.training.metrics import ConfusionMatrix, Scores
 @click.option("--backend", "backends", multiple=True, default=["ort", "opencv"], show_default=True, help="Engines.")
 def accuracy(model: Path, data: str, checkpoint: Path | None, backends: tuple[str, ...]) -> None:
     """Measure MODEL on the validation part of a dataset with every engine named."""
-    dataset = open_dataset(data).val
+    dataset, name = held_out(data)
     runs = [(model, backend) for backend in backends] + ([(checkpoint, "torch")] if checkpoint else [])
     figures = []
-    for path, backend in runs:
-        with Segmenter(path, backend=backend, device="cpu") as segmenter:
-            figures.append((segmenter.info.engine, segmenter.card.class_names, _measure(segmenter, dataset)))
-    table = Table(title=f"{model.name} on {len(dataset)} validation pictures of {data.partition(':')[0]}")
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for path, backend in runs:
+            with Segmenter(path, backend=backend, device="cpu") as segmenter:
+                pictures = progress.add_task(segmenter.info.engine, total=len(dataset))
+                matrix = confusion_matrix(segmenter, dataset, partial(progress.advance, pictures))
+                figures.append((segmenter.info.engine, segmenter.card.class_names, matrix.scores()))
+    table = Table(title=f"{model.name} on {len(dataset)} pictures of {name}")
     table.add_column("")
     for engine, _, _ in figures:
         table.add_column(engine, justify="right")
-    for name in figures[0][2].summary():
-        table.add_row(name, *(f"{scores.summary()[name]:.5f}" for _, _, scores in figures))
-    for class_id, name in enumerate(figures[0][1]):
-        table.add_row(f"IoU {name}", *(f"{scores.iou[class_id]:.5f}" for _, _, scores in figures))
+    for total in figures[0][2].summary():
+        table.add_row(total, *(f"{scores.summary()[total]:.5f}" for _, _, scores in figures))
+    for class_id, class_name in enumerate(figures[0][1]):
+        table.add_row(f"IoU {class_name}", *(f"{scores.iou[class_id]:.5f}" for _, _, scores in figures))
     Console(width=100).print(table)
-
-
-def _measure(segmenter: Segmenter, dataset: Dataset) -> Scores:
-    matrix = ConfusionMatrix(segmenter.card.num_classes, segmenter.card.ignore_index)
-    for index in track(range(len(dataset)), segmenter.info.engine, console=Console(stderr=True), transient=True):
-        sample = dataset[index]
-        matrix.add(sample.labels, segmenter(sample.image).labels)
-    return matrix.scores()
 
 
 if __name__ == "__main__":

@@ -2,22 +2,25 @@
 
     python -m segship.benchmarks.latency model.onnx --checkpoint best.safetensors
 
-The engines take turns, one run each, so that whatever else the machine does falls on all of them alike.
+The engines take turns, one run each, so that whatever else the machine does falls on all of them alike. ``seg-bench``
+asks the same and more; this is the whole of it on a page.
 """
 
-import time
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from segship.benchmarks.bench import noise
+from segship.benchmarks.distribution import Distribution
+from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice
+from segship.benchmarks.one_picture import Road
+from segship.benchmarks.record import PICTURE
+from segship.benchmarks.sampling import Rules, sample_in_turns
 from segship.runtime.console import run
-from segship.runtime.preprocess import FULL_SCALE
-from segship.runtime.segmenter import Segmenter
 
-WARM_UPS = 3
+RULES = Rules(warm_ups=3, runs=10)
 
 
 @click.command()
@@ -27,30 +30,22 @@ WARM_UPS = 3
 @click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="To measure each engine.")
 def latency(model: Path, checkpoint: Path | None, backends: tuple[str, ...], seconds: float) -> None:
     """Measure what MODEL takes for one picture of its own size, on the CPU."""
-    segmenters = [Segmenter(model, backend=name, device="cpu") for name in backends]
+    choices = [Choice(model, name, "cpu") for name in backends]
     if checkpoint is not None:
-        segmenters.append(Segmenter(checkpoint, backend="torch", device="cpu"))
-    form = segmenters[0].card.preprocess
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, FULL_SCALE[form.depth], (*form.size, form.channels), form.depth)
-    for _ in range(WARM_UPS):
-        for segmenter in segmenters:
-            segmenter(picture)
-    network_ms: list[list[float]] = [[] for _ in segmenters]
-    whole_ms: list[list[float]] = [[] for _ in segmenters]
-    end = time.perf_counter() + seconds * len(segmenters)
-    while time.perf_counter() < end:
-        for i, segmenter in enumerate(segmenters):
-            start = time.perf_counter()
-            result = segmenter(picture)
-            whole_ms[i].append((time.perf_counter() - start) * 1000)
-            network_ms[i].append(result.timings["network_ms"])
-    table = Table(title=f"latency of one {form.size[0]}×{form.size[1]} picture, {len(whole_ms[0])} runs each, in turns")
-    for column in ("engine", "threads", "network p50 ms", "p90 ms", "picture to labels p50 ms"):
+        check_checkpoint(model, checkpoint)
+        choices.append(Choice(checkpoint, "torch", "cpu"))
+    segmenters = [open_choice(choice) for choice in choices]
+    picture = noise(segmenters[0].card)
+    found = sample_in_turns([Road(each, picture) for each in segmenters], Rules(RULES.warm_ups, RULES.runs, seconds))
+    height, width = segmenters[0].card.preprocess.size
+    runs = len(found[0].samples_ns[PICTURE])
+    table = Table(title=f"one {height}×{width} picture of noise, {runs} runs each, in turns")
+    for column in ("engine", "threads", "network p50 ms", "p99 ms", "file to mask p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "engine" else "right")
-    for segmenter, network, whole in zip(segmenters, network_ms, whole_ms, strict=True):
-        figures = (np.median(network), np.percentile(network, 90), np.median(whole))
-        table.add_row(segmenter.info.engine, str(segmenter.info.threads), *(f"{value:.1f}" for value in figures))
+    for segmenter, one in zip(segmenters, found, strict=True):
+        stages = (Distribution.of(one.samples_ns[stage]) for stage in ("network", PICTURE))
+        figures = [f"{value / 1e6:.1f}" for stage in stages for value in (stage.p50, stage.p99)]
+        table.add_row(segmenter.info.engine, str(segmenter.info.threads), *figures)
     Console(width=100).print(table)
 
 

@@ -1,25 +1,54 @@
 """The inference script that people write, to measure against: one picture after the other, step by step.
 
 Pillow opens and resizes, numpy normalises, ONNX Runtime runs with its default settings, the labels are brought to the
-picture's size by the nearest pixel, colours are painted by one loop over the classes, and Pillow writes.
+picture's size by the nearest pixel, colours are painted by one loop over the classes, and Pillow writes. What such a
+script has written into it (size, mean, colours) it gets as ``settings``. It imports nothing of segship, and is a
+contender of ``rival_worker.py``; ``python ordinary_inference.py SETTINGS`` does all pictures once.
 """
 
+import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from PIL import Image
 
-from segship.runtime.card import ModelCard
+
+def ordinary_script(settings: Mapping[str, Any]) -> Callable[[Sequence[Path]], float]:
+    """Load a model; return what writes masks and overlays of pictures and tells the seconds it took.
+
+    Args:
+        settings: ``model``, ``input_name``, ``size`` (height, width), ``mean``, ``std``, ``palette`` and ``out``.
+    """
+    return _script(_session(settings), settings)
 
 
-def ordinary_script(model: Path, card: ModelCard, out: Path) -> Callable[[Sequence[Path]], float]:
-    """Load ``model``; return what writes masks and overlays of pictures below ``out`` and tells the seconds it took."""
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    height, width = card.preprocess.size
-    mean, std = np.array(card.preprocess.mean), np.array(card.preprocess.std)
+def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], object]]:
+    """Load a model for ``rival_worker.py``; ``pictures`` are part of the settings then."""
+    session = _session(settings)
+    script = _script(session, settings)
+    batch = np.random.default_rng(0).random((1, 3, *settings["size"]), dtype=np.float32)
+    pictures = [Path(picture) for picture in settings["pictures"]]
+
+    def network(count: int) -> None:
+        for _ in range(count):
+            session.run(None, {settings["input_name"]: batch})
+
+    return {"files": lambda count: script(pictures[:count]), "network": network}
+
+
+def _session(settings: Mapping[str, Any]) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(settings["model"], providers=["CPUExecutionProvider"])
+
+
+def _script(session: onnxruntime.InferenceSession, settings: Mapping[str, Any]) -> Callable[[Sequence[Path]], float]:
+    height, width = settings["size"]
+    mean, std = np.array(settings["mean"]), np.array(settings["std"])
+    out = Path(settings["out"])
     for kind in ("mask", "overlay"):
         (out / kind).mkdir(parents=True, exist_ok=True)
 
@@ -30,13 +59,13 @@ def ordinary_script(model: Path, card: ModelCard, out: Path) -> Callable[[Sequen
             pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR)) / 255.0
             pixels = (pixels - mean) / std
             batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-            logits = session.run(None, {card.input_name: batch})[0][0]
+            logits = session.run(None, {settings["input_name"]: batch})[0][0]
             labels = (
                 (logits[0] > 0).astype(np.uint8) if len(logits) == 1 else np.argmax(logits, axis=0).astype(np.uint8)
             )
             labels = np.array(Image.fromarray(labels).resize(picture.size, Image.Resampling.NEAREST))
             color = np.zeros((*labels.shape, 3), np.uint8)
-            for class_id, value in enumerate(card.palette):
+            for class_id, value in enumerate(settings["palette"]):
                 color[labels == class_id] = value
             overlay = (np.array(picture) * 0.5 + color * 0.5).astype(np.uint8)
             Image.fromarray(labels).save(out / "mask" / f"{path.stem}.png")
@@ -44,3 +73,8 @@ def ordinary_script(model: Path, card: ModelCard, out: Path) -> Callable[[Sequen
         return time.perf_counter() - start
 
     return segment
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    ordinary_script(given)([Path(picture) for picture in given["pictures"]])

@@ -16,22 +16,22 @@ where it looks for its own, runs in its own process, warm, and writes masks.
 
 import concurrent.futures
 import contextlib
-import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import click
 import cv2
 from numpy.typing import NDArray
 
 from segship.benchmarks.ordinary_inference import ordinary_script
+from segship.benchmarks.rival_contenders import REMBG, ordinary_settings, rembg_home
+from segship.benchmarks.rival_process import Worker
 from segship.runtime.backends import load_backend
 from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.backends.options import EngineOptions
@@ -90,10 +90,10 @@ def pipeline(model: Path, pictures: Path, backend: str, count: int, save: str, r
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = EngineOptions(streams=cores)
         segmenter = stack.enter_context(Segmenter(model, backend=backend, device="cpu", options=options))
-        script = ordinary_script(model, segmenter.card, out / "ordinary")
+        script = ordinary_script(ordinary_settings(model, segmenter.card, paths, out / "ordinary"))
         others: dict[str, Callable[[], float]] = {"ordinary script": lambda: script(paths)}
         if rembg is not None:
-            others["rembg"] = stack.enter_context(_rembg(rembg, model, paths, out))
+            others["rembg"] = _rembg(stack, rembg, model, paths, out)
         for other in (lambda: script(paths[:5]), lambda: _ours(segmenter, paths[:10], kinds, out)):
             other()  # warm
         for turn in range(rounds):
@@ -190,28 +190,14 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-@contextlib.contextmanager
-def _rembg(python: Path, model: Path, paths: Sequence[Path], out: Path) -> Iterator[Callable[[], float]]:
-    """Start rembg with the weights of ``model``; yield what lets it do all pictures once and tells the seconds."""
-    home = out / "rembg-home"
-    home.mkdir()
-    shutil.copy(model, home / "u2netp.onnx")
-    settings = os.environ | {"U2NET_HOME": str(home), "MODEL_CHECKSUM_DISABLED": "1"}
-    script = Path(__file__).with_name("rembg_worker.py")
-    command = [str(python), str(script), str(out / "rembg"), *map(str, paths)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=settings, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
-        told, heard = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
-        if heard.readline() != "ready\n":
-            raise click.ClickException(f"rembg did not start with {python}")
-
-        def turn() -> float:
-            told.write("again\n")
-            told.flush()
-            return float(heard.readline())
-
-        yield turn
-        told.close()
+def _rembg(
+    stack: contextlib.ExitStack, python: Path, model: Path, paths: Sequence[Path], out: Path
+) -> Callable[[], float]:
+    """Start rembg with the weights of ``model``; return what lets it do all pictures once and tells the seconds."""
+    settings = {"pictures": [str(path) for path in paths], "out": str(out / "rembg")}
+    worker = stack.enter_context(Worker(python, REMBG, settings, rembg_home(model, out / "rembg-home")))
+    worker.run("files", 1)
+    return lambda: worker.run("files", len(paths)).seconds
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from segship.runtime.backends import EngineInfo
 from segship.runtime.errors import SegshipError
-from segship.runtime.files import replacing
+from segship.runtime.files import write_text
 from segship.runtime.strict import parse
 
 FORMAT: Final = 1
@@ -131,17 +131,18 @@ class Roofline:
     """The limit, and how near the network comes to it (Williams, Waterman and Patterson, 2009).
 
     Attributes:
-        gflop: of one run, two for each multiply-add.
-        gbyte: least that must be moved in one run: weights once, every tensor between nodes written and read once.
+        gflop: of one run, two operations for each multiply-add.
+        gbyte: least that must be moved in one run: weights once, tensors between nodes written and read once, as
+            :func:`segship.benchmarks.graph_cost.graph_cost` tells.
         peak_gflop_s: of this machine in this precision, a large matrix product; None: nothing here measures it.
-        peak_gbyte_s: of this machine, a large copy, bytes read and written.
+        peak_gbyte_s: of this machine, a large copy, bytes read and written; None: likewise.
         share: of what the roofline allows that the median run reaches, 0…1; None where there is no peak.
     """
 
     gflop: float
     gbyte: float
     peak_gflop_s: float | None
-    peak_gbyte_s: float
+    peak_gbyte_s: float | None
     share: float | None
 
 
@@ -220,10 +221,14 @@ class BenchError(SegshipError):
     """A measurement that cannot be made, or a record of one that cannot be read."""
 
 
+def bench_json(bench: Bench) -> str:
+    """Return a record as a JSON document."""
+    return json.dumps(dataclasses.asdict(bench), ensure_ascii=False)
+
+
 def write_bench(bench: Bench, path: Path) -> None:
     """Write a record as JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(bench), ensure_ascii=False), encoding="utf-8")
+    write_text(path, bench_json(bench))
 
 
 def read_bench(path: Path) -> Bench:

@@ -23,15 +23,17 @@
 A message says what was got, what was expected, and what to do about it, in one line. Libraries raise;
 only the commands turn an error into a line on stderr and an exit status:
 
-======  ==============================================================
+======  ================================================================================
 status  meaning
-======  ==============================================================
+======  ================================================================================
 0       everything that was asked for is done
-1       an error ended the command; nothing half-written is left
+1       an error ended the command, nothing half-written is left; or what a check or a
+        comparison asks for does not hold (``seg-check``, ``seg-bench --compare``,
+        ``--tolerance``, ``--recommend``)
 2       the command was used wrongly (unknown option, missing argument)
-3       done, except for the pictures that were reported and skipped
+3       done, except for what was reported and skipped: pictures, or rows of ``seg-bench``
 130     interrupted from the keyboard
-======  ==============================================================
+======  ================================================================================
 """
 
 import importlib

@@ -75,9 +75,14 @@ def displayable(image: Image) -> RgbImage:
     return np.asarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, np.uint8)
 
 
+def encode_mask(labels: Labels, card: ModelCard) -> bytes:
+    """Return labels as PNG: a viewer shows the card's colours, a program reads ids. Of type uint16: 16-bit grey."""
+    return encode_png(labels, palette=palette_table(card) if labels.dtype == np.uint8 else None)
+
+
 def write_mask(path: Path, labels: Labels, card: ModelCard) -> None:
-    """Write labels as PNG: a viewer shows the card's colours, a program reads ids. Of type uint16: 16-bit grey."""
-    _write(path, encode_png(labels, palette=palette_table(card) if labels.dtype == np.uint8 else None))
+    """Write labels as the PNG of :func:`encode_mask`."""
+    _write(path, encode_mask(labels, card))
 
 
 def write_rgb(path: Path, image: RgbImage) -> None:

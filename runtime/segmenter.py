@@ -19,7 +19,7 @@ from segship.runtime.card import ModelCard
 from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import CardError, ImageError, ModelError, SegshipError
 from segship.runtime.images import MAX_PIXELS, Conversion, ImageSource, read_image, source_name
-from segship.runtime.labels import labels_from_logits, resize_labels
+from segship.runtime.labels import Labels, labels_from_logits, resize_labels
 from segship.runtime.network import run_checked
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.pipeline import Crew, overlapped
@@ -146,6 +146,12 @@ class Segmenter:
     def info(self) -> EngineInfo:
         """What really runs the network."""
         return self._backend.info
+
+    @property
+    def transfer_ns(self) -> int | None:
+        """Nanoseconds that copies to and from the GPU took in all runs so far; None: the engine does not tell."""
+        transfer_ns: int | None = getattr(self._backend, "transfer_ns", None)
+        return transfer_ns
 
     @property
     def crew(self) -> Crew:
@@ -279,11 +285,70 @@ class Segmenter:
             ImageError: if it cannot be read.
         """
         form = self.card.preprocess
-        decoded = self._read(image)
+        decoded = self.read(image)
         if self.tiling is not None or self.card.frame is not None:
             return Stages(decoded, None, None)
         resized = form.geometry(decoded)
         return Stages(decoded, resized, form.normalise(resized) if self.card.input_form == "float" else None)
+
+    def read(self, source: ImageSource | ImageError, name: str | None = None) -> Image:
+        """Do the first stage of a call: read a picture in the card's form, (H, W, C); messages call it ``name``.
+
+        Raises:
+            ImageError: if it cannot be read, or only with a lossy conversion that was not allowed.
+        """
+        form, frame = self.card.preprocess, self.card.frame
+        image = read_image(
+            source,
+            channels=form.channels,
+            depth=form.depth,
+            convert=self.convert,
+            max_pixels=self.max_pixels,
+            name=name,
+        )
+        if frame is not None and image.shape[:2] != frame:
+            raise ImageError(
+                f"{name or source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
+                f"{frame[0]}×{frame[1]} frames (height × width); export one without --frame for pictures of any size"
+            )
+        return image
+
+    def prepare(self, image: Image) -> WholePicture | TiledPicture:
+        """Do the second stage of a call: bring a picture (H, W, C) into the form that the graph takes."""
+        tiling = self.tiling
+        if tiling is None:
+            return whole_picture(self.card, image)
+        is_covered = image.shape[0] <= tiling.size[0] and image.shape[1] <= tiling.size[1]
+        if is_covered and self.card.tile_overlap is None:
+            return whole_picture(self.card, image)
+        return TiledPicture(image, self._tile_card, tiling)
+
+    def infer(self, prepared: Sequence[WholePicture | TiledPicture]) -> list[NDArray[Any]]:
+        """Do the third stage of a call: return what the network says of each picture, (K, h, w) or (h, w), checked.
+
+        Whole pictures go through it in one run together.
+
+        Raises:
+            BackendError: if the engine fails or returns what the card does not promise.
+        """
+        whole = [picture for picture in prepared if isinstance(picture, WholePicture)]
+        if len(whole) == len(prepared) > 1:
+            together = self.run(np.concatenate([picture.batch for picture in whole]))
+            return [picture.of_output(output) for picture, output in zip(whole, together, strict=True)]
+        return [picture(self._run_of(picture)) for picture in prepared]
+
+    def labels(self, output: NDArray[Any], size: tuple[int, int]) -> Labels:
+        """Do the last stage of a call: what the network says of a picture to labels of its ``size`` (height, width)."""
+        card = self.card
+        if card.head == "labels":
+            labels = resize_labels(output, size)
+        elif self.upscale == "labels":
+            labels = resize_labels(labels_from_logits(output, (output.shape[1], output.shape[2]), card), size)
+        else:
+            labels = labels_from_logits(output, size, card)
+        if self.post:
+            labels = self.post.apply(labels, card)
+        return labels if self.only is None else keep_only(labels, self.only, card)
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Map the network's input, of one or more pictures, to what the network says of them, checked.
@@ -347,50 +412,19 @@ class Segmenter:
             raise ModelError("a segmenter that was given a loaded engine cannot be pickled; give the engine's name")
         return _remade, (self.model, self._arguments)
 
-    def _read(self, source: ImageSource | ImageError, name: str | None = None) -> Image:
-        form, frame = self.card.preprocess, self.card.frame
-        image = read_image(
-            source,
-            channels=form.channels,
-            depth=form.depth,
-            convert=self.convert,
-            max_pixels=self.max_pixels,
-            name=name,
-        )
-        if frame is not None and image.shape[:2] != frame:
-            raise ImageError(
-                f"{name or source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
-                f"{frame[0]}×{frame[1]} frames (height × width); export one without --frame for pictures of any size"
-            )
-        return image
-
     def _prepare(self, source: ImageSource | ImageError, tag: Any, read_ms: float | None = None) -> _Prepared:
         start = time.perf_counter()
         name = tag.name if isinstance(tag, SourceItem) else source_name(source)
-        image = self._read(source, name)
+        image = self.read(source, name)
         decoded = time.perf_counter()
-        through = self._through(image)
+        through = self.prepare(image)
         timings = {} if read_ms is None else {"read_ms": read_ms}
         timings |= {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
         return _Prepared(name, tag, image, through, timings)
 
-    def _through(self, image: Image) -> WholePicture | TiledPicture:
-        tiling = self.tiling
-        if tiling is None:
-            return whole_picture(self.card, image)
-        is_covered = image.shape[0] <= tiling.size[0] and image.shape[1] <= tiling.size[1]
-        if is_covered and self.card.tile_overlap is None:
-            return whole_picture(self.card, image)
-        return TiledPicture(image, self._tile_card, tiling)
-
     def _infer(self, prepared: Sequence[_Prepared]) -> list[NDArray[Any]]:
         start = time.perf_counter()
-        whole = [one.through for one in prepared if isinstance(one.through, WholePicture)]
-        if len(whole) == len(prepared) > 1:
-            together = self.run(np.concatenate([picture.batch for picture in whole]))
-            outputs = [picture.of_output(output) for picture, output in zip(whole, together, strict=True)]
-        else:
-            outputs = [one.through(self._run_of(one.through)) for one in prepared]
+        outputs = self.infer([one.through for one in prepared])
         for one in prepared:
             one.timings["network_ms"] = _ms_since(start) / len(prepared)
         return outputs
@@ -401,18 +435,8 @@ class Segmenter:
     def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
         start = time.perf_counter()
         image, card = prepared.image, self.card
-        size = (image.shape[0], image.shape[1])
+        labels = self.labels(output, (image.shape[0], image.shape[1]))
         logits = None if card.head == "labels" else output
-        if logits is None:
-            labels = resize_labels(output, size)
-        elif self.upscale == "labels":
-            labels = resize_labels(labels_from_logits(logits, (logits.shape[1], logits.shape[2]), card), size)
-        else:
-            labels = labels_from_logits(logits, size, card)
-        if self.post:
-            labels = self.post.apply(labels, card)
-        if self.only is not None:
-            labels = keep_only(labels, self.only, card)
         prepared.timings["labels_ms"] = _ms_since(start)
         return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)
 

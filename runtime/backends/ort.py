@@ -73,6 +73,11 @@ class OrtBackend:
         """What really runs the graph."""
         return self._info
 
+    @property
+    def transfer_ns(self) -> int | None:
+        """Nanoseconds that copies to and from the GPU took in all runs so far; None where they cannot be told."""
+        return self._session.transfer_ns
+
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Map the graph's input to its output, both as the card describes them; from any thread."""
         return self._session.run(batch)

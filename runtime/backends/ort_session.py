@@ -63,16 +63,13 @@ class OrtSession:
         try:
             # Without enable_fallback=0 it goes on with another provider when one fails, in the middle of a run too.
             self._session: Any = ort.InferenceSession(
-                os.fspath(model), _session_options(ort, options), providers=list(providers), enable_fallback=0
+                os.fspath(model), session_options(ort, options), providers=list(providers), enable_fallback=0
             )
             self.providers: list[str] = self._session.get_providers()
             self.nodes = _assigned_nodes(self._session)
-            runs_at_gpu = gpu is not None and self.providers[0] != CPU
-            self._bound = (
-                BoundRuns(ort, self._session, card, ("cuda", gpu or 0) if runs_at_gpu else ("cpu", 0), options.streams)
-                if binds
-                else None
-            )
+            self._is_at_gpu = gpu is not None and self.providers[0] != CPU
+            device = ("cuda", gpu or 0) if self._is_at_gpu else ("cpu", 0)
+            self._bound = BoundRuns(ort, self._session, card, device, options.streams) if binds else None
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this
             raise ModelError(f"{model}: ONNX Runtime cannot load it ({one_line(error)})") from error
 
@@ -93,6 +90,11 @@ class OrtSession:
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this
             raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
 
+    @property
+    def transfer_ns(self) -> int | None:
+        """Nanoseconds that copies to and from the GPU took in all runs so far; None where input is not kept on one."""
+        return self._bound.transfer_ns if self._bound is not None and self._is_at_gpu else None
+
     def close(self) -> None:
         """Free the session as soon as the runs that are under way have ended."""
         self._session = self._bound = None
@@ -112,7 +114,8 @@ def threads_of(options: EngineOptions) -> tuple[int, int]:
     return helpers + 1, helpers + options.streams
 
 
-def _session_options(ort: Any, options: EngineOptions) -> Any:
+def session_options(ort: Any, options: EngineOptions) -> Any:
+    """Return ONNX Runtime's own options of a session that does what ``options`` ask for."""
     asked = ort.SessionOptions()
     asked.intra_op_num_threads, _ = threads_of(options)  # a set number also keeps it from pinning threads to cores
     asked.inter_op_num_threads = 1

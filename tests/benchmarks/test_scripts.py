@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from segship.benchmarks import demo, latency, pipeline, precision, training
+from segship.benchmarks import demo, latency, pipeline, training
 from segship.benchmarks.accuracy import accuracy
 from segship.benchmarks.ordinary import OrdinaryPictures, ordinary_batches, ordinary_files, ordinary_step
 from segship.runtime.card import Network
@@ -33,15 +33,6 @@ def test_latency_puts_every_engine_in_its_table(tiny_model: Path, tiny_checkpoin
     )
     assert done.exit_code == 0, done.output
     assert all(engine in done.output for engine in ("ONNX Runtime", "OpenCV", "PyTorch"))
-
-
-def test_precision_compares_each_file_with_the_first(tiny_model: Path) -> None:
-    done = CliRunner().invoke(precision.precision, [str(tiny_model), str(tiny_model), "--seconds", "0.2"])
-    assert done.exit_code == 0, done.output
-    lines = [line.split("│") for line in done.output.splitlines() if "tiny.onnx" in line]
-    assert len(lines) == 2
-    assert [cell.strip() for cell in lines[0][7:10]] == ["1.00", "1.00", "1.00"]
-    assert 0.1 < float(lines[1][8]) < 10
 
 
 def test_pipeline_measures_the_road_its_limit_and_the_ordinary_script(

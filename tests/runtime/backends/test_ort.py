@@ -3,16 +3,19 @@
 import dataclasses
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.ort import OrtBackend, cuda_options
-from segship.runtime.backends.ort_session import threads_of
+from segship.runtime.backends.ort_binding import BoundRuns
+from segship.runtime.backends.ort_session import CPU, OrtSession, threads_of
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError
 from segship.runtime.model_file import read_card
@@ -85,6 +88,21 @@ def test_bound_memory_takes_a_batch_of_any_order_and_read_only(tiny_model: Path)
     turned.flags.writeable = False
     np.testing.assert_array_equal(backend.run(turned), wanted)
     backend.close()
+
+
+def test_copies_into_bound_memory_are_timed_and_told_of_a_gpu_only(tiny_model: Path) -> None:
+    card, asked = read_card(tiny_model), EngineOptions(threads=1)
+    session = OrtSession(onnxruntime, tiny_model, card, asked, [CPU], binds=True)
+    bound = BoundRuns(onnxruntime, session._session, card, ("cpu", 0), 2)
+    told = [bound.transfer_ns]
+    for batch in BATCHES[:3]:
+        start = time.perf_counter_ns()
+        bound.run(batch)
+        told.append(bound.transfer_ns)
+        assert 0 < told[-1] - told[-2] < time.perf_counter_ns() - start
+    assert told[0] == 0
+    assert session.transfer_ns is None
+    session.close()
 
 
 def test_more_threads_than_sets_of_bound_memory_wait_for_each_other(tiny_model: Path) -> None:

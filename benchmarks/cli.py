@@ -1,0 +1,292 @@
+"""The command ``seg-bench``."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+import segship
+from segship.runtime.console import run
+from segship.runtime.errors import EXIT_ERROR, EXIT_OK, EXIT_SKIPPED, OutputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+    from segship.benchmarks.bench import BenchOptions
+    from segship.benchmarks.record import Bench
+
+_PATH: Final = click.Path(path_type=Path)
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+_WIDTH: Final = 120
+"""Characters in a line where no terminal says how many there are."""
+
+_PRINTED: Final = {"as_json", "quiet"}
+_COMMON: Final = {"backends", "device", "threads", "data", "limit", "picture"}
+_TAKEN: Final = {
+    "compare": {"margin"},
+    "recommend": {*_COMMON, "max_latency", "min_miou", "time_limit"},
+    "measure": {
+        *_COMMON,
+        *("batches", "checkpoint", "quick", "profile", "concurrency", "tolerance", "out", "overwrite"),
+    },
+}
+"""What each way to use the command has a use for, beside what is printed."""
+
+
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A number of a unit, as how many of the smallest of the units' kind it is.
+
+    Args:
+        name: of what it is, in help texts.
+        units: how much each is; of "" a number alone.
+        example: of one, for error messages.
+    """
+
+    def __init__(self, name: str, units: dict[str, float], example: str) -> None:
+        self.name, self._units, self._example = name, units, example
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text that was given."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip().lower()
+        number = text.rstrip("abcdefghijklmnopqrstuvwxyz%").strip()
+        try:
+            found = float(number) * self._units[text[len(number) :].strip()]
+        except (ValueError, KeyError):
+            found = -1.0
+        if not 0 <= found < float("inf"):
+            self.fail(f"{value!r} is none; expected one such as {self._example}", param, ctx)
+        return found
+
+
+_TIME: Final = _Quantity("TIME", {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}, "20ms, 1.5s or 5m")
+_SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
+
+
+@click.command(context_settings=_SETTINGS)
+@click.argument("models", metavar="MODEL...", type=_PATH, nargs=-1)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,…]",
+    help="Engine, with options of it; repeatable. torch runs --checkpoint.  [default: ort, else opencv]",
+)
+@click.option(
+    "--device", default="auto", help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each engine.  [default: the CPUs it may use]")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Pictures in a run of the network; repeatable.  [default: 1]",
+)
+@click.option("--checkpoint", type=_PATH, help="That a MODEL was exported from, for --backend torch.")
+@click.option("--data", metavar="KIND[:DIR]", help="Also measure accuracy on this dataset's validation part.")
+@click.option("--limit", type=click.IntRange(1), help="Measure it on so many pictures, spread evenly.")
+@click.option("--picture", type=_PATH, help="That single runs are of.  [default: noise of the network's size]")
+@click.option("--quick", is_flag=True, help="Measure less, to see where one stands; the tables say so.")
+@click.option("--profile", is_flag=True, help="Also tell which operators take the time, in ONNX Runtime.")
+@click.option(
+    "--concurrency", type=click.IntRange(1), help="Runs of the network at once, at most.  [default: usable CPUs]"
+)
+@click.option(
+    "--tolerance",
+    type=_SHARE,
+    help="Of two MODELs with --data, old and new: mIoU that the new one may lose, such as 1%.",
+)
+@click.option("--compare", nargs=2, type=_PATH, metavar="OLD.json NEW.json", help="Compare two records, and stop.")
+@click.option(
+    "--margin", type=_SHARE, default="5%", help="For --compare: slower by no more than this is no regression."
+)
+@click.option("--recommend", is_flag=True, help="Look for the settings of MODELs that keep to the limits below.")
+@click.option("--max-latency", type=_TIME, help="For --recommend: that a picture may take, such as 20ms.")
+@click.option("--min-miou", type=click.FloatRange(0, 1), help="For --recommend: mIoU on --data that it must reach.")
+@click.option("--time-limit", type=_TIME, default="5m", help="For --recommend: begin nothing new after this time.")
+@click.option("--out", type=_PATH, help="New folder for bench.json, bench.md, pareto.png and latency.png.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors, and what --json asks for.")
+@click.version_option(segship.__version__)
+def seg_bench(*, models: tuple[Path, ...], **options: Any) -> int:
+    """Measure MODELs in every engine asked for: latency, throughput, memory, accuracy, and how near to the limit.
+
+    All take turns on the same picture, from a file's bytes to the bytes of its mask. What cannot be measured is
+    reported with its reason, the rest is done, and the exit status is then 3. It is 1 if --compare finds a regression,
+    the new one of two MODELs loses more than --tolerance, or --recommend finds nothing that fits.
+    """
+    mode = "compare" if options["compare"] else "recommend" if options["recommend"] else "measure"
+    _refuse_what_has_no_use(mode)
+    if mode == "compare":
+        if models:
+            raise click.UsageError("--compare compares records that are there already; leave out the models")
+        return _compare(options)
+    if not models:
+        raise click.UsageError("Missing argument 'MODEL...': what is to be measured?")
+    if options["limit"] is not None and options["data"] is None:
+        raise click.UsageError("--limit is of the pictures of --data; give both, or neither")
+    for module in ("onnx", "matplotlib"):
+        require(module, extra="bench", purpose="seg-bench")
+    return _recommend(models, options) if mode == "recommend" else _measure(models, options)
+
+
+def _refuse_what_has_no_use(mode: str) -> None:
+    """Refuse options that what is asked for would ignore."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        source = context.get_parameter_source(str(param.name))
+        is_given = source is click.core.ParameterSource.COMMANDLINE
+        if is_given and param.name not in {*_TAKEN[mode], *_PRINTED, "models", mode}:
+            way = "measuring" if mode == "measure" else f"--{mode}"
+            raise click.UsageError(f"{way} has no use for {param.opts[0]}; leave it out")
+
+
+def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
+    from segship.benchmarks.bench import run_bench
+    from segship.benchmarks.bench_table import bench_tables, notes
+    from segship.benchmarks.record import bench_json
+
+    asked, out = _bench_options(models, options), options["out"]
+    engine = asked.engine_of_update
+    if options["tolerance"] is not None and engine is None:
+        raise click.UsageError("--tolerance is of two models, the old one and the new one, on --data; give all three")
+    if out is not None and out.exists() and not options["overwrite"]:
+        raise OutputError(f"{out} is there already; add --overwrite, or choose another name")
+    bench = run_bench(asked, _teller(options))
+    if out is not None:
+        _write(bench, out)
+    if options["as_json"]:
+        click.echo(bench_json(bench))
+    elif not options["quiet"]:
+        _print(bench_tables(bench), notes(bench))
+    for failed in bench.failures if options["as_json"] or options["quiet"] else ():
+        click.echo(f"error: {failed.model}, {failed.asked}: {failed.error}", err=True)
+    is_worse = bool(bench.entries) and engine is not None and _update(asked, engine, options)
+    if is_worse or not bench.entries:
+        return EXIT_ERROR
+    return EXIT_SKIPPED if bench.failures else EXIT_OK
+
+
+def _bench_options(models: tuple[Path, ...], options: dict[str, Any]) -> "BenchOptions":
+    """Turn options as they were typed into what they mean.
+
+    Raises:
+        click.UsageError: if PyTorch is asked for without its checkpoint, or one is given for nothing.
+    """
+    from segship.benchmarks.bench import TORCH, BenchOptions
+    from segship.runtime.backends import default_backend
+
+    backends = options["backends"] or (default_backend(),)
+    asks_torch = any(asked.partition(":")[0] == TORCH for asked in backends)
+    if asks_torch != (options["checkpoint"] is not None):
+        raise click.UsageError("--backend torch and --checkpoint FILE go together; give both, or neither")
+    own = {field.name for field in dataclasses.fields(BenchOptions)} & options.keys()
+    values = {name: options[name] for name in own} | {"backends": backends, "batches": options["batches"] or (1,)}
+    return BenchOptions(models=models, command=shlex.join(["seg-bench", *sys.argv[1:]]), **values)
+
+
+def _recommend(models: tuple[Path, ...], options: dict[str, Any]) -> int:
+    from segship.benchmarks.bench import read_picture
+    from segship.benchmarks.recommend import recommend, recommendation_lines, recommendation_table
+    from segship.benchmarks.wishes import Wish
+
+    latency, picture = options["max_latency"], options["picture"]
+    found = recommend(
+        models,
+        Wish(None if latency is None else 1000 * latency, options["min_miou"]),
+        seconds=options["time_limit"],
+        picture=None if picture is None else read_picture(picture),
+        tell=_teller(options),
+        **{name: options[name] for name in ("backends", "device", "threads", "data", "limit")},
+    )
+    if options["as_json"]:
+        click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+    elif not options["quiet"]:
+        _print([recommendation_table(found)] if found.tried else [], recommendation_lines(found))
+    return EXIT_ERROR if found.best is None else EXIT_OK
+
+
+def _update(asked: "BenchOptions", engine: str, options: dict[str, Any]) -> bool:
+    """Compare the old model with the new one; return whether the new one loses more than is tolerated."""
+    from segship.benchmarks.accuracy import held_out
+    from segship.benchmarks.engine_choice import Choice, open_choice
+    from segship.benchmarks.model_update import compare_models, update_table, write_update
+
+    _teller(options)(f"comparing both models in {engine}")
+    dataset, _ = held_out(str(asked.data), asked.limit)
+    old, new = (Choice(model, engine, asked.device, threads=asked.threads) for model in asked.models)
+    with open_choice(old) as first, open_choice(new) as second:
+        update = compare_models(first, second, dataset)
+        if options["out"] is not None:
+            write_update(update, dataset, first, second, options["out"])
+    if not (options["as_json"] or options["quiet"]):
+        _print([update_table(update)], [])
+    tolerance = options["tolerance"]
+    return tolerance is not None and update.is_worse(tolerance)
+
+
+def _compare(options: dict[str, Any]) -> int:
+    from segship.benchmarks.compare_runs import compare_benches, comparison_table, has_regressed
+    from segship.benchmarks.record import read_bench
+
+    old, new = map(read_bench, options["compare"])
+    rows = compare_benches(old, new, options["margin"])
+    if options["as_json"]:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], ensure_ascii=False))
+    elif not options["quiet"]:
+        _print([comparison_table(rows)], [])
+    return EXIT_ERROR if has_regressed(rows) else EXIT_OK
+
+
+def _write(bench: "Bench", out: Path) -> None:
+    from segship.benchmarks.bench_plots import LATENCY, PARETO, draw_latency, draw_pareto
+    from segship.benchmarks.bench_table import bench_markdown
+    from segship.benchmarks.record import write_bench
+    from segship.runtime.files import write_text
+
+    write_bench(bench, out / "bench.json")
+    drawn = [name for name, draw in ((PARETO, draw_pareto), (LATENCY, draw_latency)) if draw(bench, out / name)]
+    write_text(out / "bench.md", bench_markdown(bench, drawn))
+
+
+def _print(tables: "Sequence[Table]", lines: "Sequence[str]") -> None:
+    """Print tables, as wide as the terminal is, and lines."""
+    from rich.console import Console
+
+    from segship.benchmarks.bench_table import fitting
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    for table in tables:
+        if table.title:
+            console.print(table.title, style="bold", soft_wrap=True)
+        for part in fitting(table, console.width):
+            console.print(part)
+            console.print()
+        if table.caption:
+            console.print(table.caption, soft_wrap=True)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _teller(options: dict[str, Any]) -> "Callable[[str], None]":
+    return lambda step: None if options["quiet"] else click.echo(f"{step} …", err=True)
+
+
+def main() -> NoReturn:
+    """Run ``seg-bench``."""
+    run(seg_bench)
+
+
+if __name__ == "__main__":
+    main()

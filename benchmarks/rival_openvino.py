@@ -1,0 +1,51 @@
+"""OpenVINO's own ``benchmark_app``, run as a program: the bare network, as fast as the engine's makers have it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from segship.benchmarks.rival_process import RivalError, Turn, run_program
+from segship.benchmarks.rival_worker import peak_bytes
+
+_HINTS: Final = {"network": "latency", "at_once": "throughput"}
+
+
+class BenchmarkApp:
+    """``benchmark_app`` in float32, with its hint ``latency`` for ``network`` and ``throughput`` for ``at_once``.
+
+    Args:
+        program: its path.
+        model: the ONNX file.
+        seconds: that each turn measures for.
+    """
+
+    def __init__(self, program: Path, model: Path, seconds: int) -> None:
+        self._program, self._model, self._seconds = program, model, seconds
+
+    def run(self, task: str, count: int) -> Turn:
+        """Return what ``count`` runs take by its median latency, or by its throughput.
+
+        Raises:
+            RivalError: if it fails, or writes no report.
+        """
+        peak = 0
+
+        def watch(pid: int) -> None:
+            nonlocal peak
+            peak = max(peak, peak_bytes(pid) or 0)
+
+        with tempfile.TemporaryDirectory() as folder:
+            asked = ["-d", "CPU", "-hint", _HINTS[task], "-infer_precision", "f32", "-t", str(self._seconds)]
+            report = ["-report_type", "no_counters", "-json_stats", "-report_folder", folder]
+            run_program([self._program, "-m", self._model, *asked, *report], watch=watch)
+            try:
+                text = (Path(folder) / "benchmark_report.json").read_text(encoding="utf-8")
+                told = json.loads(text)["execution_results"]
+                each = float(told["latency (ms)"]) / 1000 if task == "network" else 1 / float(told["throughput"])
+            except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
+                raise RivalError(f"benchmark_app told no figures ({type(error).__name__}: {error})") from error
+        return Turn(each * count, peak or None)
+
+    def close(self) -> None:
+        """Nothing is left running."""

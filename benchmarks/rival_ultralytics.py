@@ -1,0 +1,45 @@
+"""What Ultralytics does, for ``rival_worker.py``, in Ultralytics' own Python: calls of its public interface alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from ultralytics import YOLO  # type: ignore[import-not-found]  # it is in its own environment alone
+
+
+def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], None]]:
+    """Load an ONNX file that Ultralytics exported.
+
+    Args:
+        settings: ``model``, ``size`` (height, width), ``pictures``, and ``out``, the folder for overlays.
+    """
+    out = Path(settings["out"])
+    model = YOLO(settings["model"], task="semantic")
+    bare: list[onnxruntime.InferenceSession] = []
+
+    def files(count: int) -> None:
+        results = model.predict(
+            source=settings["pictures"][:count],
+            imgsz=settings["size"],
+            device="cpu",
+            save=True,
+            stream=True,
+            verbose=False,
+            project=str(out.parent),
+            name=out.name,
+            exist_ok=True,
+        )
+        for _ in results:
+            pass
+
+    def network(count: int) -> None:
+        if not bare:
+            bare.append(onnxruntime.InferenceSession(settings["model"], providers=["CPUExecutionProvider"]))
+        graph_input = bare[0].get_inputs()[0]
+        batch = np.random.default_rng(0).random(graph_input.shape, dtype=np.float32)
+        for _ in range(count):
+            bare[0].run(None, {graph_input.name: batch})
+
+    return {"files": files, "network": network}

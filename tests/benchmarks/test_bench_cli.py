@@ -1,0 +1,251 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from segship.benchmarks.accuracy import held_out, measure_accuracy
+from segship.benchmarks.bench import BenchOptions, choices, noise
+from segship.benchmarks.cli import _update, seg_bench
+from segship.benchmarks.engine_choice import Choice, open_choice
+from segship.benchmarks.record import Bench, BenchError, Entry, read_bench, write_bench
+from segship.runtime.images import read_image
+from segship.runtime.model_file import read_card, write_card
+from segship.runtime.preprocess import Depth, Preprocess
+
+Command = Callable[..., tuple[int, str, str]]
+
+HEAVY = {"numpy", "cv2", "PIL", "torch", "onnx", "onnxruntime", "rich", "matplotlib"}
+HELP = """
+import sys
+heavy = set(sys.argv[1:])
+sys.argv = ["seg-bench", "--help"]
+from segship.benchmarks.cli import main
+try:
+    main()
+except SystemExit as stopped:
+    sys.exit(f"status {stopped.code}, imported {sorted(heavy & set(sys.modules))}")
+"""
+
+
+@pytest.fixture
+def bench(command: Command) -> Command:
+    """Run ``seg-bench``; return exit status, stdout and stderr."""
+    return lambda *arguments: command(seg_bench, *arguments)
+
+
+@pytest.fixture(scope="session")
+def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two files of one network on the demo's classes, the second of which is less right than the first."""
+    folder = tmp_path_factory.mktemp("models")
+    card = dataclasses.replace(read_card(tiny_model), certificate=None)
+    write_card(tiny_model, card, output=folder / "plain.onnx")
+    graph = onnx.load(folder / "plain.onnx")
+    for weights in graph.graph.initializer:
+        array = numpy_helper.to_array(weights)
+        if array.dtype.kind == "f" and array.ndim == 1:
+            weights.CopyFrom(numpy_helper.from_array(array[::-1].copy(), weights.name))
+    onnx.save(graph, folder / "turned.onnx")
+    write_card(folder / "turned.onnx", card)
+    dataset, name = held_out("demo", 2)
+    right = {}
+    for path in (folder / "plain.onnx", folder / "turned.onnx"):
+        with open_choice(Choice(path, "ort", "cpu")) as segmenter:
+            right[measure_accuracy(segmenter, dataset, name).miou] = path
+    assert len(right) == 2
+    return right[max(right)], right[min(right)]
+
+
+@pytest.fixture(scope="session")
+def run(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """One run with everything: a model and its worse successor in an engine that is there, and one that is not."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    arguments = [*map(str, models), "--backend", "ort", "--backend", "nosuch", "--device", "cpu", "--threads", "1"]
+    arguments += ["--quick", "--profile", "--concurrency", "1", "--data", "demo", "--limit", "2", "--json"]
+    return CliRunner().invoke(seg_bench, [*arguments, "--out", str(out)], standalone_mode=False), out
+
+
+@pytest.fixture
+def record(run: tuple[Result, Path]) -> Bench:
+    return read_bench(run[1] / "bench.json")
+
+
+def slower(bench: Bench, times: float) -> Bench:
+    """The record of a machine on which everything takes so many times as long."""
+
+    def row(entry: Entry) -> Entry:
+        samples = {stage: tuple(round(times * one) for one in all_) for stage, all_ in entry.latency.samples_ns.items()}
+        return dataclasses.replace(entry, latency=dataclasses.replace(entry.latency, samples_ns=samples))
+
+    return dataclasses.replace(bench, entries=tuple(map(row, bench.entries)))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP, *HEAVY], capture_output=True, text=True, check=False)
+    assert done.stderr == "status 0, imported []\n"
+    assert "--recommend" in done.stdout
+
+
+def test_a_run_measures_everything_that_is_asked_for(record: Bench, models: tuple[Path, Path]) -> None:
+    assert [Path(entry.subject.model) for entry in record.entries] == list(models)
+    assert record.quick
+    assert record.picture == "noise, 48×64"
+    assert {"CPU", "usable threads", "load before", "load after"} <= record.machine.keys()
+    assert {"segship", "Python", "numpy"} <= record.versions.keys()
+    assert record.overhead_ns > 0
+    for entry in record.entries:
+        assert entry.subject.engine.threads == 1
+        assert len(entry.latency.samples_ns["picture"]) >= 20
+        assert {"decode", "preprocess", "network", "postprocess", "encode"} <= entry.latency.samples_ns.keys()
+        assert [one.concurrency for one in entry.throughput] == [1]
+        assert len(entry.cold_start_s) == 1
+        assert entry.memory is not None
+        assert entry.memory.peak_rss_bytes > entry.memory.empty_rss_bytes
+        assert entry.accuracy is not None
+        assert (entry.accuracy.data, entry.accuracy.images) == ("demo, validation", 2)
+        assert entry.roofline is not None
+        assert entry.roofline.share is not None
+        assert "Conv" in {one.kind for one in entry.operators}
+    assert len({len(entry.latency.samples_ns["picture"]) for entry in record.entries}) == 1  # in turns
+
+
+def test_what_cannot_run_is_a_failure_with_its_reason(run: tuple[Result, Path], record: Bench) -> None:
+    assert [failed.asked for failed in record.failures] == ["nosuch", "nosuch"]
+    assert all("no backend is called 'nosuch'" in failed.error for failed in record.failures)
+    assert run[0].stderr.count("error: ") == 2
+    assert run[0].return_value == 3
+
+
+def test_a_run_writes_record_tables_and_figures(run: tuple[Result, Path], models: tuple[Path, Path]) -> None:
+    result, out = run
+    names = {path.name for path in out.iterdir()}
+    assert {"bench.json", "bench.md", "pareto.png", "latency.png", "update.json", "update.md"} <= names
+    assert json.loads(result.stdout) == json.loads((out / "bench.json").read_text())
+    assert result.stderr.startswith(f"loading {models[0].name} into ort …\n")
+    text = (out / "bench.md").read_text()
+    for part in (*(model.name for model in models), "quick", "![pareto](pareto.png)", "![latency](latency.png)"):
+        assert part in text
+
+
+@pytest.mark.parametrize(("tolerance", "is_worse"), [(0.0, True), (1.0, False), (None, False)])
+def test_a_new_model_may_lose_as_much_as_is_tolerated(
+    models: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tolerance: float | None, is_worse: bool
+) -> None:
+    asked = BenchOptions(models, ("torch", "ort"), "cpu", data="demo", limit=2)
+    assert asked.engine_of_update == "ort"
+    options = {"tolerance": tolerance, "out": None, "as_json": False, "quiet": False}
+    assert _update(asked, "ort", options) == is_worse
+    out, err = capsys.readouterr()
+    assert "mIoU -" in out
+    assert err == "comparing both models in ort …\n"
+
+
+def test_only_two_models_with_data_are_an_update(models: tuple[Path, Path]) -> None:
+    assert BenchOptions(models, ("ort",)).engine_of_update is None
+    assert BenchOptions(models[:1], ("ort",), data="demo").engine_of_update is None
+    assert BenchOptions(models, ("torch",), data="demo").engine_of_update is None
+
+
+def test_a_run_in_which_nothing_runs_fails(bench: Command, models: tuple[Path, Path]) -> None:
+    status, out, err = bench(models[0], "--backend", "nosuch", "-q")
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_is_there_is_left_alone(bench: Command, models: tuple[Path, Path], tmp_path: Path) -> None:
+    status, _, err = bench(models[0], "--out", tmp_path)
+    assert (status, err) == (1, f"error: {tmp_path} is there already; add --overwrite, or choose another name\n")
+
+
+def test_a_record_has_not_regressed_against_itself(bench: Command, run: tuple[Result, Path]) -> None:
+    status, out, _ = bench("--compare", *[run[1] / "bench.json"] * 2)
+    assert status == 0
+    assert "no difference" in out
+
+
+def test_a_comparison_that_found_a_regression_says_so(bench: Command, record: Bench, tmp_path: Path) -> None:
+    write_bench(record, tmp_path / "old.json")
+    write_bench(slower(record, 50), tmp_path / "new.json")
+    arguments = ("--compare", tmp_path / "old.json", tmp_path / "new.json")
+    status, out, _ = bench(*arguments)
+    assert status == 1
+    assert "slower" in out
+    assert bench(*arguments, "--margin", "10000%")[0] == 0
+    rows = json.loads(bench(*arguments, "--json")[1])
+    assert rows[0]["network"]["verdict"] == "slower"
+    assert bench(*arguments, "-q")[:2] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "finding"),
+    [
+        ((), "Missing argument 'MODEL...'"),
+        (("m.onnx", "--compare", "a.json", "b.json"), "leave out the models"),
+        (("--compare", "a.json", "b.json", "--quick"), "--compare has no use for --quick"),
+        (("m.onnx", "--margin", "3%"), "measuring has no use for --margin"),
+        (("m.onnx", "--recommend", "--max-latency", "20"), "'20' is none; expected one such as 20ms"),
+        (("m.onnx", "--recommend", "--batch", "2"), "--recommend has no use for --batch"),
+        (("m.onnx", "--max-latency", "20ms"), "measuring has no use for --max-latency"),
+        (("m.onnx", "--tolerance", "-1%"), "'-1%' is none; expected one such as 5%"),
+        (("m.onnx", "--tolerance", "nan"), "'nan' is none"),
+        (("m.onnx", "--tolerance", "1%"), "--tolerance is of two models"),
+        (("m.onnx", "--limit", "3"), "--limit is of the pictures of --data"),
+        (("m.onnx", "--backend", "torch"), "--backend torch and --checkpoint FILE go together"),
+        (("m.onnx", "--checkpoint", "c.safetensors"), "--backend torch and --checkpoint FILE go together"),
+    ],
+)
+def test_wrong_use_is_refused(bench: Command, arguments: tuple[str, ...], finding: str) -> None:
+    status, out, err = bench(*arguments)
+    assert (status, out) == (2, "")
+    assert finding in err
+
+
+def test_a_checkpoint_is_measured_once_and_only_of_a_model_that_was_made_of_it(
+    tiny_model: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    other, card = tmp_path / "other.onnx", read_card(tiny_model)
+    provenance = dataclasses.replace(card.provenance, checkpoint_sha256="0" * 64)
+    write_card(tiny_model, dataclasses.replace(card, provenance=provenance), output=other)
+    options = BenchOptions((other, tiny_model), ("ort", "torch"), checkpoint=tiny_checkpoint)
+    assert [(choice.model, choice.asked, graph) for choice, graph in choices(options)] == [
+        (other, "ort", other),
+        (tiny_model, "ort", tiny_model),
+        (tiny_checkpoint, "torch", tiny_model),
+    ]
+    with pytest.raises(BenchError, match="was exported from a checkpoint of sha-256 0000"):
+        choices(dataclasses.replace(options, models=(other,)))
+
+
+def test_rows_come_in_the_order_asked_for() -> None:
+    options = BenchOptions((Path("a"), Path("b")), ("opencv", "ort"), batches=(1, 4))
+    found = [(str(choice.model), choice.asked, choice.batch) for choice, _ in choices(options)]
+    assert found == [(m, engine, batch) for m in "ab" for engine in ("opencv", "ort") for batch in (1, 4)]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))])
+def test_runs_at_once_are_powers_of_two_and_the_most(most: int, expected: tuple[int, ...]) -> None:
+    assert BenchOptions((), (), concurrency=most).concurrencies == expected
+
+
+@pytest.mark.parametrize(("depth", "start"), [("uint8", b"\xff\xd8"), ("uint16", b"\x89PNG")])
+def test_noise_has_the_form_of_the_models_pictures(tiny_model: Path, depth: Depth, start: bytes) -> None:
+    card = read_card(tiny_model)
+    form = Preprocess(card.preprocess.size, 1, depth, color_order="grey", mean=(0.4,), std=(0.2,))
+    encoded = noise(dataclasses.replace(card, preprocess=form))
+    assert encoded.startswith(start)
+    image = read_image(encoded, channels=1, depth=depth)
+    assert image.shape == (*form.size, 1)
+    assert image.dtype == depth
+    assert image.std() > 0.1 * image.max()
+
+
+def test_a_recommendation_that_nothing_fulfils_is_an_exit_status(bench: Command, models: tuple[Path, Path]) -> None:
+    limits = ("--recommend", "--backend", "ort", "--threads", "1", "--device", "cpu", "--time-limit", "1m", "-q")
+    assert bench(models[0], *limits, "--max-latency", "0.001ms")[:2] == (1, "")
+    assert bench(models[0], *limits, "--max-latency", "1h")[:2] == (0, "")

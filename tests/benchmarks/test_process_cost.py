@@ -1,0 +1,71 @@
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segship.benchmarks import process_cost
+from segship.benchmarks.engine_choice import Choice
+from segship.benchmarks.process_cost import cold_starts, memory_of
+from segship.benchmarks.record import BenchError
+
+NO_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="its processes do not tell their peak")
+
+
+@pytest.fixture
+def encoded(photo: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "png")
+    return file.getvalue()
+
+
+def test_a_cold_start_is_of_a_process_that_did_the_picture(tiny_model: Path, encoded: bytes) -> None:
+    (seconds,) = cold_starts(Choice(tiny_model, "ort:threads=1", "cpu"), encoded, 1)
+    assert seconds > 0
+    with pytest.raises(BenchError, match=r"in a process of its own: .*picture") as caught:
+        cold_starts(Choice(tiny_model, "ort", "cpu"), b"nothing", 1)
+    assert "\n" not in str(caught.value)
+    assert "segship.runtime" not in str(caught.value)
+
+
+@NO_WINDOWS
+def test_memory_grows_with_a_model_and_files_are_counted(open_model: Path, encoded: bytes) -> None:
+    memory = memory_of(Choice(open_model, "ort", "cpu", batch=2), encoded)
+    assert memory.model_bytes == open_model.stat().st_size
+    assert 20e6 < memory.empty_rss_bytes < memory.peak_rss_bytes
+    assert memory.device_bytes is None
+
+
+def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BenchError, match="an empty process in a process of its own: it ended with 7"),
+        process_cost._child("import os; os._exit(7)", {}, str(tmp_path)),
+    ):
+        pass
+
+
+def test_other_lines_of_a_process_are_passed_over(tmp_path: Path) -> None:
+    program = "import json, sys\nprint('an engine says something')\ntold = json.loads(sys.argv[1])"
+    with process_cost._child(program, {"model": "a"}, str(tmp_path)) as told:
+        assert told.value == {"model": "a"}
+        assert told.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for nvidia-smi")
+@pytest.mark.parametrize(
+    ("line", "expected"), [("12, 34", 34 << 20), ("13, 34", None), ("12, [N/A]", None), ("nothing", None)]
+)
+def test_memory_of_a_gpu_is_what_nvidia_smi_says_of_the_process(
+    line: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!{shutil.which('sh')}\necho '{line}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process_cost._device_bytes(12) == expected
+    script.unlink()
+    assert process_cost._device_bytes(12) is None

@@ -1,0 +1,165 @@
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+
+from segship.benchmarks import settings_search
+from segship.benchmarks.accuracy import measure_accuracy
+from segship.benchmarks.recommend import Wish, ranked, recommend, recommendation_lines, recommendation_table
+from segship.benchmarks.record import Accuracy, BenchError
+from segship.benchmarks.settings_search import WHOLE
+from segship.benchmarks.wishes import Tried
+from segship.runtime.backends import EngineInfo
+from segship.runtime.cli import main
+from segship.runtime.segmenter import Segmenter
+from segship.training.data import Dataset
+
+LONG_S = 1e6
+"""So that no machine is too slow."""
+
+TRIED = Tried("a.onnx", "ort", 1, EngineInfo("ort", "ONNX Runtime 1.31.1", "cpu", "fp32", 2), None, 100, 8.0, 10.0)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs and one number of threads: what is measured is not looked at."""
+    for name in ("SECOND_SCREEN", "WHOLE"):
+        monkeypatch.setattr(settings_search, name, replace(WHOLE, warm_ups=0, runs=3 if name == "WHOLE" else 2))
+    monkeypatch.setattr(settings_search, "THROUGHPUT_S", 0.0)
+
+
+def test_the_answer_runs_as_it_was_found(
+    tiny_model: Path,
+    photo: NDArray[np.uint8],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short: None,
+) -> None:
+    found = recommend([tiny_model], Wish(1e6, None), backends=["opencv"], device="cpu", threads=1, seconds=LONG_S)
+    assert found.best is not None
+    assert (found.best.asked, found.best.engine.threads, found.best.runs, found.best.lacks) == ("opencv", 1, 3, ())
+    assert found.best.certificate is not None
+    assert "one frame in twenty may take longer" in found.why
+    assert "nothing else was tried" in found.why
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    words = [str(tmp_path / "photo.png") if word == "PICTURES" else word for word in shlex.split(found.command)]
+    monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / "out"), "--save", "mask", "--quiet"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    with Segmenter(tiny_model, backend="opencv") as segmenter, Image.open(tmp_path / "out/mask/photo.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), segmenter(photo).labels)
+    lines = recommendation_lines(found)
+    assert found.command in lines
+    assert any(line.startswith("its certificate: exact") for line in lines)
+
+
+def test_accuracy_is_measured_once_for_each_file_engine_and_precision(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None
+) -> None:
+    measured: list[tuple[str, str]] = []
+
+    def noted(segmenter: Segmenter, dataset: Dataset, data_name: str) -> Accuracy:
+        measured.append((segmenter.model.name, segmenter.info.backend))
+        return measure_accuracy(segmenter, dataset, data_name)
+
+    monkeypatch.setattr(settings_search, "measure_accuracy", noted)
+    wish, backends = Wish(None, 0.0, min_images_per_s=1e-6), ["opencv", "ort"]
+    models = [tiny_model, Path(shutil.copy(tiny_model, tmp_path / "again.onnx"))]
+    found = recommend(models, wish, backends=backends, threads=2, data="demo", limit=2, seconds=LONG_S)
+    assert sorted(measured) == sorted((model.name, backend) for model in models for backend in ("opencv", "ort"))
+    assert found.best is not None
+    assert found.best.miou is not None
+    assert found.best.images_per_s is not None
+    assert all(one.miou is not None for one in found.tried if not one.lacks)
+    assert {one.asked for one in found.tried} == {"ort", "ort:streams=2", "opencv"}
+
+
+def test_where_nothing_fits_it_says_what_comes_nearest_and_measures_no_accuracy(tiny_model: Path, short: None) -> None:
+    wish = Wish(1e-6, 0.5)
+    found = recommend([tiny_model], wish, backends=["ort", "opencv"], threads=1, data="demo", limit=2, seconds=LONG_S)
+    assert (found.best, found.command, found.python) == (None, "", "")
+    assert list(found.nearest) == ["max_latency_ms"]
+    assert found.nearest["max_latency_ms"].p95_ms == min(one.p95_ms for one in found.tried)
+    assert all(one.miou is None and "its fastest of 5 runs took" in one.lacks[0] for one in found.tried)
+    assert found.why == "none of 2 tried fulfils: p95 ≤ 1e-06 ms, mIoU ≥ 0.5"
+    assert any(line.startswith("nearest to p95: tiny.onnx, ") for line in recommendation_lines(found))
+
+
+def test_a_model_that_takes_far_too_long_is_not_tried_with_other_settings(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, short: None
+) -> None:
+    monkeypatch.setattr("segship.benchmarks.candidates.available_cpus", lambda: 2)
+    found = recommend([tiny_model], Wish(1e-6, None), backends=["opencv"], seconds=LONG_S)
+    assert len(found.tried) == 1
+    assert [one.name for one in found.untried] == ["tiny.onnx, opencv, 1 other settings"]
+
+
+def test_what_is_not_right_enough_says_how_right_it_is(tiny_model: Path, short: None) -> None:
+    found = recommend([tiny_model], Wish(None, 1.0), backends=["ort"], threads=1, data="demo", limit=2, seconds=LONG_S)
+    nearest = found.nearest["min_miou"]
+    assert found.best is None
+    assert nearest.lacks == (f"mIoU {nearest.miou:.4g}, less than 1",)
+
+
+def test_memory_is_that_of_a_process(tiny_model: Path, short: None) -> None:
+    wish = Wish(None, None, max_memory_mb=1.0)
+    (one,) = recommend([tiny_model], wish, backends=["opencv"], threads=1, seconds=LONG_S).tried
+    assert one.memory_mb is not None
+    assert one.memory_mb > 10
+    assert one.lacks == (f"peak memory {one.memory_mb:.4g} MB, more than 1",)
+
+
+def test_without_time_nothing_is_tried_and_all_is_told(tiny_model: Path) -> None:
+    found = recommend([tiny_model], Wish(20, None), backends=["ort", "opencv"], threads=1, seconds=0)
+    assert (found.best, found.tried) == (None, ())
+    assert [(one.name, one.why) for one in found.untried] == [
+        ("tiny.onnx, ort, 1 thread", "time ran out"),
+        ("tiny.onnx, opencv, 1 thread", "time ran out"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"wish": Wish(None, 0.6)}, "a mIoU of 0.6 can only be found with pictures and their truth; give --data"),
+        ({"backends": ["nosuch"]}, "no engine runs models here .*nosuch"),
+        ({"backends": ["opencv:nosuch=1"]}, "nosuch"),
+    ],
+)
+def test_what_cannot_be_searched_is_an_error(tiny_model: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(BenchError, match=words):
+        recommend([tiny_model], **({"wish": Wish(20, None)} | arguments))
+
+
+def test_data_of_other_classes_are_refused_before_anything_is_measured(binary_model: Path) -> None:
+    with pytest.raises(BenchError, match="has the 2 classes rest, object"):
+        recommend([binary_model], Wish(20, 0.5), data="demo")
+
+
+def test_the_most_accurate_one_is_the_best_and_of_equal_ones_the_fastest() -> None:
+    accurate, equal, fast = (replace(TRIED, miou=miou, p95_ms=ms) for miou, ms in ((0.71, 15), (0.7095, 12), (0.6, 5)))
+    slow = replace(TRIED, p95_ms=30.0, lacks=("p95 30 ms, more than 20",))
+    assert ranked(Wish(20, 0.5), [slow, fast, accurate, equal]) == [equal, accurate, fast, slow]
+    assert ranked(Wish(None, 0.5), [fast, accurate, equal]) == [fast, equal, accurate]
+
+
+def test_the_table_and_the_document_hold_every_figure(tiny_model: Path, short: None) -> None:
+    wish = Wish(1e6, 0.0)
+    found = recommend([tiny_model], wish, backends=["ort", "opencv"], threads=1, data="demo", limit=2, seconds=LONG_S)
+    document = json.loads(json.dumps(found.to_dict()))
+    assert document["best"]["p95_ms"] == found.tried[0].p95_ms
+    assert [one["asked"] for one in document["tried"]] == [one.asked for one in found.tried]
+    console = Console(width=200, record=True)
+    console.print(recommendation_table(found))
+    text = console.export_text()
+    assert all(f"{one.p95_ms:.2f}" in text and f"{one.miou:.4f}" in text for one in found.tried)
+    assert "asked for: p95 ≤ 1e+06 ms, mIoU ≥ 0" in text
