@@ -70,8 +70,8 @@ clean: ## remove everything that was made
 	@touch $@
 
 .venv/.has-all: .venv/.made pyproject.toml constraints.txt
-	@echo "installing segship[$(ENGINE),openvino,tiff,export,tensorboard] into .venv (PyTorch is large) ..."
-	$(PIP) -e '.[$(ENGINE),openvino,tiff,export,tensorboard]'
+	@echo "installing segship[$(ENGINE),openvino,tiff,export,tensorboard,bench] into .venv (PyTorch is large) ..."
+	$(PIP) -e '.[$(ENGINE),openvino,tiff,export,tensorboard,bench]'
 	@touch $@
 
 .venv/.has-dev: .venv/.has-all

@@ -29,7 +29,7 @@ _WIDTH: Final = 120
 _PRINTED: Final = {"as_json", "quiet"}
 _COMMON: Final = {"backends", "device", "threads", "data", "limit", "picture"}
 _TAKEN: Final = {
-    "compare": {"margin"},
+    "compare": {"margin", "tolerance"},
     "recommend": {*_COMMON, "max_latency", "min_miou", "time_limit"},
     "measure": {
         *_COMMON,
@@ -102,7 +102,7 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 @click.option(
     "--tolerance",
     type=_SHARE,
-    help="Of two MODELs with --data, old and new: mIoU that the new one may lose, such as 1%.",
+    help="mIoU that the new one may lose, such as 1%: of two MODELs with --data, old and new, or of two records.",
 )
 @click.option("--compare", nargs=2, type=_PATH, metavar="OLD.json NEW.json", help="Compare two records, and stop.")
 @click.option(
@@ -235,13 +235,20 @@ def _update(asked: "BenchOptions", engine: str, options: dict[str, Any]) -> bool
 
 
 def _compare(options: dict[str, Any]) -> int:
-    from segship.benchmarks.compare_runs import compare_benches, comparison_table, has_regressed
+    from segship.benchmarks.compare_runs import (
+        TOLERANCE,
+        compare_benches,
+        comparison_table,
+        has_regressed,
+        plain_comparison,
+    )
     from segship.benchmarks.record import read_bench
 
     old, new = map(read_bench, options["compare"])
-    rows = compare_benches(old, new, options["margin"])
+    tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
+    rows = compare_benches(old, new, options["margin"], tolerance)
     if options["as_json"]:
-        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], ensure_ascii=False))
+        click.echo(json.dumps(plain_comparison(rows), ensure_ascii=False))
     elif not options["quiet"]:
         _print([comparison_table(rows)], [])
     return EXIT_ERROR if has_regressed(rows) else EXIT_OK

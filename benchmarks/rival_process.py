@@ -220,11 +220,14 @@ def _started(
             )
         except OSError as error:
             raise RivalError(f"cannot start {command[0]}: {error.strerror}") from error
-        with process:
-            try:
-                yield process, told
-            finally:
-                _end(process)
+        try:
+            yield process, told
+        finally:
+            _end(process)
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):  # what was not read any more
+                        stream.close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

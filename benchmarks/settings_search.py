@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -275,7 +275,8 @@ class Search:
             self._tell(f"{run.tried.name}: {kind.text}")
             try:
                 with _unproven_is_said_later():
-                    run.tried = dataclasses.replace(run.tried, **{kind.figure: measure()})
+                    found: dict[str, Any] = {kind.figure: measure()}
+                    run.tried = dataclasses.replace(run.tried, **found)
             except SegshipError as error:
                 self.failures.append(Failure(str(run.choice.model), run.choice.asked, f"{kind.text}: {error}"))
         else:

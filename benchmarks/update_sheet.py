@@ -58,7 +58,8 @@ def change_sheet(rows: Sequence[RgbImage], card: ModelCard, ids: Sequence[int]) 
 
 def _change_image(picture: RgbImage, truth: Labels, old: Labels, new: Labels) -> RgbImage:
     """Paint changed pixels over the picture in pale; those without a truth are left out."""
-    pale = (255 - (255 - picture.mean(axis=2, keepdims=True)) / 3).astype(np.uint8).repeat(3, axis=2)
+    grey = picture.mean(axis=2, keepdims=True)
+    pale: RgbImage = np.repeat((255 - (255 - grey) / 3).astype(np.uint8), 3, axis=2)
     changed = (old != new) & (truth != IGNORE_INDEX)
     right, wrong = changed & (new == truth), changed & (old == truth)
     spot = 2 * (truth.shape[1] // (2 * _CELL_WIDTH_PX)) + 1  # so that a single pixel is seen, in a smaller drawing too

@@ -122,6 +122,7 @@ def test_a_command_without_torch_ends_in_one_line_with_the_command_that_installs
         ("seg-check", "segship.runtime.check_cli"),
         ("seg-check model", "segship.runtime.check_cli"),
         ("seg-check card", "segship.runtime.check_cli"),
+        ("seg-bench", "segship.benchmarks.cli"),
     ],
 )
 def test_help_imports_neither_numpy_nor_an_engine(command: str, module: str) -> None:
