@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import segship
-from segship.runtime.console import run
+from segship.runtime.console import complete_backends, complete_devices, run
 from segship.runtime.errors import EXIT_ERROR, EXIT_OK, EXIT_SKIPPED, OutputError, require
 
 if TYPE_CHECKING:
@@ -76,11 +76,15 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
     "--backend",
     "backends",
     multiple=True,
+    shell_complete=complete_backends,
     metavar="NAME[:KEY=VALUE,…]",
     help="Engine, with options of it; repeatable. torch runs --checkpoint.  [default: ort, else opencv]",
 )
 @click.option(
-    "--device", default="auto", help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs."
+    "--device",
+    default="auto",
+    shell_complete=complete_devices,
+    help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs.",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each engine.  [default: the CPUs it may use]")
 @click.option(

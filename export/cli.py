@@ -9,7 +9,7 @@ import click
 import segship
 from segship.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
 from segship.export.preflight import check_places, check_use, engine_names, given
-from segship.runtime.console import SizeType, chosen, run
+from segship.runtime.console import SizeType, chosen, complete_backends, complete_conversions, completing, run
 from segship.runtime.errors import ParityError, require
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ _OF_FOREIGN = ("weights", "class_names", "mean", "std", "card_path")
 )
 @click.option("--frame", type=SizeType(), help="Also resize inside: frames of this size in, labels of this size out.")
 @click.option(
-    "--dynamic", default="", show_default=False, metavar="AXES", help="Axes to leave open, any of batch,size."
+    "--dynamic",
+    default="",
+    show_default=False,
+    metavar="AXES",
+    shell_complete=completing(lambda: ("batch", "size"), several=True),
+    help="Axes to leave open, any of batch,size.",
 )
 @click.option("--size", type=SizeType(), help="Size that pictures are brought to.  [default: the checkpoint's]")
 @click.option(
@@ -68,6 +73,7 @@ _OF_FOREIGN = ("weights", "class_names", "mean", "std", "card_path")
     "--backend",
     "backends",
     multiple=True,
+    shell_complete=complete_backends,
     metavar="NAME",
     help="Engine to compare on: ort, opencv or openvino; may be repeated.  [default: all that are installed]",
 )
@@ -77,6 +83,7 @@ _OF_FOREIGN = ("weights", "class_names", "mean", "std", "card_path")
 @click.option("--limit", type=click.IntRange(8), default=20, help="Compare on so many of them, spread evenly.")
 @click.option(
     "--convert",
+    shell_complete=complete_conversions,
     default="",
     show_default=False,
     metavar="WHAT",

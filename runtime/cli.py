@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import segship
-from segship.runtime.console import PixelsType, SizeType, chosen, run
+from segship.runtime.console import (
+    PixelsType,
+    SizeType,
+    chosen,
+    complete_backends,
+    complete_conversions,
+    complete_devices,
+    completing,
+    run,
+)
 from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED
 
 if TYPE_CHECKING:
@@ -15,15 +24,38 @@ if TYPE_CHECKING:
     from segship.runtime.infer_report import Style
 
 _PATH = click.Path(path_type=Path)
+
+
+def _kinds() -> tuple[str, ...]:
+    from segship.runtime.infer import VIDEO
+    from segship.runtime.outputs import OUTPUT_KINDS
+
+    return (*OUTPUT_KINDS, VIDEO)
+
+
+def _palettes() -> tuple[str, ...]:
+    from segship.runtime.palette_text import PALETTE_NAMES
+
+    return PALETTE_NAMES
+
+
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
 @click.command(context_settings=_SETTINGS)
 @click.argument("model", type=_PATH, required=False)
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
-@click.option("--backend", metavar="NAME", help="Engine: ort, tensorrt, opencv, openvino.  [default: ort, else opencv]")
 @click.option(
-    "--device", default="auto", help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs."
+    "--backend",
+    metavar="NAME",
+    shell_complete=complete_backends,
+    help="Engine: ort, tensorrt, opencv, openvino.  [default: ort, else opencv]",
+)
+@click.option(
+    "--device",
+    default="auto",
+    shell_complete=complete_devices,
+    help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs.",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the CPUs it may use]")
 @click.option("--streams", type=click.IntRange(1), help="Runs of the network at once.  [default: by the job]")
@@ -34,7 +66,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
 @click.option(
     "--max-pixels", type=PixelsType(), default="178956970", help="Refuse larger pictures, in pixels or millions."
 )
-@click.option("--convert", default="", metavar="WHAT", help="Lossy conversions to allow: depth, grey, alpha.")
+@click.option(
+    "--convert",
+    default="",
+    metavar="WHAT",
+    shell_complete=complete_conversions,
+    help="Lossy conversions to allow: depth, grey, alpha.",
+)
 @click.option("--card", "card_path", type=_PATH, help="Card as a JSON file, for a model that carries none.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many pictures.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are there: go on with a job.")
@@ -44,12 +82,18 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
     "--save",
     default="mask,overlay",
     metavar="KINDS",
+    shell_complete=completing(_kinds, several=True),
     help="Any of mask,color,overlay,side-by-side,cutout,probability,contours,video; empty: nothing.",
 )
 @click.option("--upscale", type=click.Choice(["logits", "labels"]), default="logits", help="What is brought to size.")
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Opacity of the colours in overlays.  [default: 0.5]")
 @click.option("--legend", is_flag=True, help="Draw names and colours of the classes beside pictures.")
-@click.option("--palette", metavar="WHAT", help="voc, camvid, cityscapes, …; a file; or 1=0,0,255;car=#ff0000.")
+@click.option(
+    "--palette",
+    metavar="WHAT",
+    shell_complete=completing(_palettes),
+    help="voc, camvid, cityscapes, …; a file; or 1=0,0,255;car=#ff0000.",
+)
 @click.option("--only", metavar="CLASSES", help="Tell of these only, by name or id: car,person.")
 @click.option("--min-area", type=click.IntRange(0), help="Objects of fewer pixels become what is around.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Rarer knobs; --set help lists them.")

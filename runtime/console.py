@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 import click
@@ -46,6 +47,35 @@ class PixelsType(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         return int(number) * (1_000_000 if text.endswith("M") else 1)
 
 
+def completing(
+    names: Callable[[], Iterable[str]], *, several: bool = False
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what tells a shell the words that a value may become, where others are no error of the command line.
+
+    Args:
+        names: returns them; what it imports is imported when a shell asks.
+        several: the value is a comma-separated list, of which the last is completed.
+    """
+
+    def complete(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+        before, comma, last = typed.rpartition(",") if several else ("", "", typed)
+        done = before.split(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(last) and name not in done]
+
+    return complete
+
+
+def _backends() -> Iterable[str]:
+    from importlib.metadata import entry_points
+
+    return sorted(point.name for point in entry_points(group="segship.backends"))
+
+
+complete_backends = completing(_backends)
+complete_devices = completing(lambda: ("auto", "cpu", "cuda"))
+complete_conversions = completing(lambda: ("depth", "grey", "alpha"), several=True)
+
+
 def chosen(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
     """Return which of the ``known`` names a comma-separated list names, in their own order and once each.
 
@@ -79,16 +109,28 @@ def run(command: click.Command) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
         status = EXIT_ERROR
+    except FileNotFoundError as error:
+        _raise_if_asked()
+        status = _complain(_of_missing_file(error), EXIT_ERROR)
     except MemoryError:
         status = _complain("out of memory; take a smaller --size, batch or picture", EXIT_ERROR)
     except Exception as error:  # noqa: BLE001  # a traceback reaches no user
         _raise_if_asked()
-        status = _complain(
-            f"a fault in segship or a library it uses: {type(error).__name__}: {one_line(error)}; "
-            f"set {TRACEBACK_VARIABLE}=1 to see where",
-            EXIT_ERROR,
-        )
+        status = _complain(_of_fault(error), EXIT_ERROR)
     sys.exit(status if isinstance(status, int) else EXIT_OK)
+
+
+def _of_missing_file(error: FileNotFoundError) -> str:
+    if "No usable temporary directory" in str(error):  # Python's own words, the only thing that tells it from others
+        return "no folder for temporary files can be written to; set TMPDIR to one, or mount a tmpfs at /tmp"
+    return _of_fault(error)
+
+
+def _of_fault(error: Exception) -> str:
+    name = type(error).__name__
+    return (
+        f"a fault in segship or a library it uses: {name}: {one_line(error)}; set {TRACEBACK_VARIABLE}=1 to see where"
+    )
 
 
 def _complain(message: str, status: int) -> int:

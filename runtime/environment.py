@@ -160,7 +160,9 @@ def _torch_state() -> EngineState:
     packages = _installed("torch")
     if packages:
         return EngineState("torch", "auto", packages, works=None, detail="runs checkpoints, not exported files")
-    return EngineState("torch", "auto", (), works=False, detail="not installed", install='pip install "segship[train]"')
+    return EngineState(
+        "torch", "auto", (), works=False, detail="not installed", install='pip install "segship[export]"'
+    )
 
 
 def _installed(backend: str) -> tuple[str, ...]:

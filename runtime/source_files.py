@@ -87,6 +87,9 @@ def _placed(found: Iterable[_Found], sources: Sequence[str | Path]) -> list[Sour
     else:
         good = [absolute for absolute, (_, error) in entries.items() if error is None]
         root = Path(os.path.commonpath([absolute.parent for absolute in good or entries]))
+        beside = _absolute(Path(sources[0])).parent
+        if len(sources) == 1 and Path(sources[0]).suffix.lower() == LIST_SUFFIX and root.is_relative_to(beside):
+            root = beside  # so that a part of a list places its pictures as the whole list does
     return [SourceFile(path, _below(absolute, root), error) for absolute, (path, error) in entries.items()]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import segship
-from segship.runtime.console import SizeType, run
+from segship.runtime.console import SizeType, complete_devices, completing, run
 from segship.runtime.errors import EXIT_ERROR, OutputError, SegshipError, require
 
 if TYPE_CHECKING:
@@ -76,10 +76,14 @@ _KEYS: Final = {
 @click.option("--batch-size", type=int, help="Pictures a batch, over all devices.  [default: 8]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: 1e-3]")
 @click.option("--loss", help="ce, bce, dice, focal or a sum, such as ce+0.5*dice.  [default: ce]")
-@click.option("--class-weights", help="none, auto (median frequency) or numbers: 1,2,0.5.  [default: none]")
+@click.option(
+    "--class-weights",
+    shell_complete=completing(lambda: ("none", "auto")),
+    help="none, auto (median frequency) or numbers: 1,2,0.5.  [default: none]",
+)
 @click.option("--augment", type=click.Choice(["none", "light", "strong"]), help="Preset.  [default: light]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of training.  [default: fp32]")
-@click.option("--device", help="auto, cpu or cuda[:N].  [default: auto]")
+@click.option("--device", shell_complete=complete_devices, help="auto, cpu or cuda[:N].  [default: auto]")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read pictures.  [default: by cores]")
 @click.option("--seed", type=int, help="Of weights, order and augmentation.  [default: 0]")
 @click.option("--keep", type=int, help="States kept to resume from.  [default: 2]")

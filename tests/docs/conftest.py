@@ -1,8 +1,8 @@
 """What the pages' examples need: the files that a page names, and the commands, quickly.
 
 Pictures are drawn, with ids of CamVid's classes; networks are small, with seeded random weights, so nothing is trained.
-The commands are the real ones. They are run by forks of one process that has imported PyTorch and the engines already,
-since that takes longer than most examples do.
+The commands are the real ones. They are run by forks of one process that has imported PyTorch already, since that
+ takes longer than most examples do.
 """
 
 import contextlib
@@ -58,7 +58,8 @@ while True:
     message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     if child := os.fork():
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        connection.sendall(bytes([code if code >= 0 else 128 - code]))
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            connection.sendall(bytes([code if code >= 0 else 128 - code]))
         os._exit(0)
     connection.close()
     for standard, descriptor in enumerate(descriptors):

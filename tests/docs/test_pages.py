@@ -34,7 +34,7 @@ FENCE: Final = re.compile(
     r"(?P<marks>(?:^<!--(?:(?!-->).)*-->\n+)*)^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE
 )
 MARK: Final = re.compile(r"<!--\s*(not run|run|file|needs):\s*((?:(?!-->).)*?)\s*-->")
-TIMEOUT_S: Final = 120
+TIMEOUT_S: Final = 600
 
 
 @dataclass(frozen=True)

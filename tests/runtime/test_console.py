@@ -75,6 +75,13 @@ def test_a_fault_is_one_line_that_says_how_to_see_where(command: Command) -> Non
     assert err.count("\n") == 1
 
 
+def test_where_no_temporary_file_can_be_made_it_says_what_to_do(command: Command) -> None:
+    status, _, err = command(failing(FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")))
+    assert (status, err.count("\n")) == (1, 1)
+    assert "set TMPDIR" in err
+    assert "a fault in segship" in command(failing(FileNotFoundError(2, "No such file or directory", "x")))[2]
+
+
 def test_running_out_of_memory_is_one_line(command: Command) -> None:
     status, _, err = command(failing(MemoryError()))
     assert (status, err.count("\n")) == (1, 1)

@@ -143,6 +143,16 @@ def test_a_pattern_that_matches_nothing_is_named(tree: Path) -> None:
         find_files([tree / "*.webp"])
 
 
+def test_each_part_of_a_list_places_its_pictures_as_the_whole_list_does(tmp_path: Path) -> None:
+    names = ["photos/a/1.jpg", "photos/b/1.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for part, listed in (("all", names), ("first", names[:1]), ("second", names[1:])):
+        (tmp_path / f"{part}.txt").write_text("\n".join(listed))
+        assert places(find_files([tmp_path / f"{part}.txt"])) == listed
+
+
 def test_a_list_names_pictures_beside_it_or_below_the_current_folder(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
