@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from ultralytics import YOLO  # type: ignore[import-not-found]  # it is in its own environment alone
+from ultralytics import YOLO
 
 
 def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], None]]:

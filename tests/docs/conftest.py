@@ -1,8 +1,8 @@
 """What the pages' examples need: the files that a page names, and the commands, quickly.
 
 Pictures are drawn, with ids of CamVid's classes; networks are small, with seeded random weights, so nothing is trained.
-The commands are the real ones. They are run by forks of one process that has imported PyTorch already, since that
- takes longer than most examples do.
+The commands are the real ones. They are run by forks of one process that has imported PyTorch already, since that takes
+longer than most examples do.
 """
 
 import contextlib
