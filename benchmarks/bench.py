@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from segship.benchmarks.accuracy import held_out, measure_accuracy
+from segship.benchmarks.distribution import percentile
 from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice, subject_of
 from segship.benchmarks.graph_cost import graph_cost
 from segship.benchmarks.machine_facts import gpu_states, load_average, machine_facts, package_versions
@@ -162,10 +162,11 @@ def run_bench(options: BenchOptions, tell: Tell) -> Bench:
         DatasetError: if there is no such dataset.
     """
     data = None if options.data is None else held_out(options.data, options.limit)
+    picture = None if options.picture is None else read_picture(options.picture)
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     machine = machine_facts() | {"load before": load_average()}
     about = _About(tell)
-    rows, latencies, overhead_ns = _sample(options, about)
+    rows, latencies, overhead_ns = _sample(options, picture, about)
     entries = [_measure_alone(row, latency, options, data, about) for row, latency in zip(rows, latencies, strict=True)]
     unknown = dict.fromkeys(note for peaks in about.peaks.values() for note in peaks.notes)
     machine |= {"peaks": "; ".join(unknown)} if unknown else {}
@@ -220,14 +221,14 @@ def _graph_of(options: BenchOptions) -> Path:
     raise refusals[0]
 
 
-def _sample(options: BenchOptions, about: _About) -> tuple[list[_Row], list[Latency], int]:
+def _sample(options: BenchOptions, picture: bytes | None, about: _About) -> tuple[list[_Row], list[Latency], int]:
     """Load everything, run it in turns; return what runs, how long it took, and what measuring adds in nanoseconds."""
     rows: list[_Row] = []
     roads: list[Road] = []
     with contextlib.ExitStack() as opened:
         for choice, graph in choices(options):
             about.tell(f"loading {choice.model.name} into {choice.asked}")
-            load = functools.partial(_loaded, choice, graph, options.picture)
+            load = functools.partial(_loaded, choice, graph, picture)
             what = "does not run" if choice.batch == 1 else f"batch {choice.batch} does not run"
             loaded = about.attempt(choice, what, load, None)
             if loaded is not None:
@@ -242,11 +243,11 @@ def _sample(options: BenchOptions, about: _About) -> tuple[list[_Row], list[Late
         return rows, sample_in_turns(roads, rules), measure_overhead_ns()
 
 
-def _loaded(choice: Choice, graph: Path, picture: Path | None) -> tuple[_Row, Road] | None:
+def _loaded(choice: Choice, graph: Path, picture: bytes | None) -> tuple[_Row, Road] | None:
     """Load a model into an engine and run it once."""
     with contextlib.ExitStack() as opened:
         segmenter = opened.enter_context(open_choice(choice))
-        encoded = noise(segmenter.card) if picture is None else read_picture(picture)
+        encoded = noise(segmenter.card) if picture is None else picture
         road = Road(segmenter, encoded, choice.batch)
         road()
         opened.pop_all()
@@ -307,7 +308,7 @@ def _roofline(row: _Row, latency: Latency, peaks: dict[tuple[int, str], Peaks]) 
     ran_on = subject.engine.threads, subject.engine.device
     if ran_on not in peaks:
         peaks[ran_on] = measure_peaks(*ran_on)
-    return roofline(cost, peaks[ran_on], subject.engine.precision, statistics.median(latency.samples_ns["network"]))
+    return roofline(cost, peaks[ran_on], subject.engine.precision, percentile(latency.samples_ns["network"], 0.5))
 
 
 def _operators(row: _Row, tell: Tell) -> tuple[Operator, ...]:

@@ -2,13 +2,12 @@
 
 import itertools
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from segship.benchmarks.distribution import Distribution
-from segship.benchmarks.record import PICTURE, Bench, Entry
+from segship.benchmarks.distribution import Distribution, percentile
+from segship.benchmarks.record import PICTURE, Bench, Entry, runs_of
 from segship.training.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ def draw_latency(bench: Bench, path: Path) -> bool:
         _draw_alone(axes, entry, colors[_engine(entry)])
         if not number:
             axes.set_title("each by itself, in ms", loc="left", color=_INK, fontsize=10, pad=20)
-    runs = min(len(entry.latency.samples_ns[PICTURE]) for entry in entries)
-    title = f"Time of a run, a picture's bytes to its mask's: {runs} runs of each, none left out{_quick(bench)}"
+    runs = runs_of([entry.latency for entry in entries])
+    title = f"Time of a run, a picture's bytes to its mask's: {runs}, none left out{_quick(bench)}"
     figure.suptitle(title, x=0.01, ha="left", color=_INK, fontweight="bold", fontsize=11)
     save_figure(path, figure)
     return True
@@ -261,7 +260,7 @@ def _times_ms(entry: Entry) -> list[float]:
 
 def _median_ms(entry: Entry) -> float:
     """Return the median time of a picture, also where several are run at once."""
-    return statistics.median(_times_ms(entry)) / entry.subject.batch
+    return percentile(_times_ms(entry), 0.5) / entry.subject.batch
 
 
 def _short_name(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from segship.benchmarks.distribution import Distribution, is_stable, paired_ratio
 from segship.benchmarks.operators import operator_table
-from segship.benchmarks.record import PICTURE, STAGES, Bench, Entry
+from segship.benchmarks.record import PICTURE, STAGES, Bench, Entry, runs_of
 
 UNSTABLE: Final = "unstable"
 _OVERHEAD: Final = 0.01
@@ -27,9 +27,13 @@ def bench_tables(bench: Bench) -> tuple[Table, ...]:
     if not bench.entries:
         return ()
     quick = ", quick" if bench.quick else ""
-    runs = min(len(entry.latency.samples_ns[PICTURE]) for entry in bench.entries)
+    runs = runs_of([entry.latency for entry in bench.entries])
     tables = [
-        _table(f"From a picture's bytes to its mask's, {runs} runs of each in turns{quick}", bench, _main(bench)),
+        _table(
+            f"From a picture's bytes to its mask's, {runs} in turns{quick}",
+            bench,
+            _main(bench),
+        ),
         _table(f"Its stages, p50 in ms{quick}", bench, _stages()),
         _table(f"Throughput, start and memory{quick}", bench, _costs(bench)),
         _table(f"The network's p50 against the roofline{quick}", bench, _roofline()),

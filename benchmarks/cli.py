@@ -106,7 +106,8 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 @click.option(
     "--tolerance",
     type=_SHARE,
-    help="mIoU that the new one may lose, such as 1%: of two MODELs with --data, old and new, or of two records.",
+    help="mIoU that the new one may lose, such as 1%: of two MODELs with --data, old and new (left out: any), or of "
+    "two records (left out: 0.5%).",
 )
 @click.option("--compare", nargs=2, type=_PATH, metavar="OLD.json NEW.json", help="Compare two records, and stop.")
 @click.option(
@@ -124,9 +125,10 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 def seg_bench(*, models: tuple[Path, ...], **options: Any) -> int:
     """Measure MODELs in every engine asked for: latency, throughput, memory, accuracy, and how near to the limit.
 
-    All take turns on the same picture, from a file's bytes to the bytes of its mask. What cannot be measured is
-    reported with its reason, the rest is done, and the exit status is then 3. It is 1 if --compare finds a regression,
-    the new one of two MODELs loses more than --tolerance, or --recommend finds nothing that fits.
+    All take turns on the same picture, from a file's bytes to the bytes of its mask; noise has the size of each
+    network. What cannot be measured is reported with its reason, the rest is done, and the exit status is then 3. It
+    is 1 if --compare finds a regression, the new one of two MODELs loses more than --tolerance, or --recommend finds
+    nothing that fits.
     """
     mode = "compare" if options["compare"] else "recommend" if options["recommend"] else "measure"
     _refuse_what_has_no_use(mode)
@@ -165,16 +167,22 @@ def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
         raise click.UsageError("--tolerance is of two models, the old one and the new one, on --data; give all three")
     if out is not None and out.exists() and not options["overwrite"]:
         raise OutputError(f"{out} is there already; add --overwrite, or choose another name")
+    if out is not None and out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is no folder; choose another name")
     bench = run_bench(asked, _teller(options))
-    if out is not None:
-        _write(bench, out)
     if options["as_json"]:
         click.echo(bench_json(bench))
     elif not options["quiet"]:
         _print(bench_tables(bench), notes(bench))
     for failed in bench.failures if options["as_json"] or options["quiet"] else ():
         click.echo(f"error: {failed.model}, {failed.asked}: {failed.error}", err=True)
-    is_worse = bool(bench.entries) and engine is not None and _update(asked, engine, options)
+    if out is not None:  # after all is printed, should the disk be full
+        _write(bench, out)
+    ran = {entry.subject.model for entry in bench.entries if entry.subject.asked == engine}
+    if ran >= set(map(str, models)):
+        is_worse = engine is not None and _update(asked, engine, options)
+    elif is_worse := options["tolerance"] is not None:
+        click.echo("error: the two models cannot be compared, since one of them does not run", err=True)
     if is_worse or not bench.entries:
         return EXIT_ERROR
     return EXIT_SKIPPED if bench.failures else EXIT_OK
@@ -235,7 +243,11 @@ def _update(asked: "BenchOptions", engine: str, options: dict[str, Any]) -> bool
     if not (options["as_json"] or options["quiet"]):
         _print([update_table(update)], [])
     tolerance = options["tolerance"]
-    return tolerance is not None and update.is_worse(tolerance)
+    is_worse = tolerance is not None and update.is_worse(tolerance)
+    if is_worse:
+        lost = f"{-100 * update.miou_difference:.2f} points of mIoU"
+        click.echo(f"error: {update.new} loses {lost}; --tolerance allows {100 * tolerance:g}", err=True)
+    return is_worse
 
 
 def _compare(options: dict[str, Any]) -> int:

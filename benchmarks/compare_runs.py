@@ -58,7 +58,7 @@ class RowComparison:
     Attributes:
         name: of the row in the old record; in the new one if the old one has none.
         only_in: the record that alone has it; None: both do.
-        failure: why the new record has none, as it tells itself; empty where it tells nothing.
+        failure: why the new record has none, or not its accuracy, as it tells itself; empty where it tells nothing.
         sha256: of the model, old and new.
         picture: time of a picture, from a file's bytes to a file's bytes.
         network: time of a run of the network alone.
@@ -112,7 +112,8 @@ def compare_benches(
     rows = []
     for before, after in pairs:
         if before is not None and after is not None:
-            rows.append(_compared(before, after, margin, tolerance, common))
+            row = _compared(before, after, margin, tolerance, common)
+            rows.append(dataclasses.replace(row, failure=_lost_accuracy(before, after, new.failures)))
         elif before is not None:
             rows.append(RowComparison(_name(before.subject), "old", _failure_of(before.subject, new.failures)))
         elif after is not None:
@@ -204,6 +205,13 @@ def _failure_of(subject: Subject, failures: Sequence[Failure]) -> str:
     """Return why a record has no such row: what it says of this file in this engine, of whichever batch."""
     here = (Path(subject.model).name, subject.asked)
     return next((printable(one.error) for one in failures if (Path(one.model).name, one.asked) == here), "")
+
+
+def _lost_accuracy(old: Entry, new: Entry, failures: Sequence[Failure]) -> str:
+    """Return why accuracy that was measured once could not be any more; empty where it was, or was not asked for."""
+    if old.accuracy is None or new.accuracy is not None:
+        return ""
+    return _failure_of(new.subject, [one for one in failures if one.error.startswith("accuracy: ")])
 
 
 def _compared(old: Entry, new: Entry, margin: float, tolerance: float, common: Sequence[str]) -> RowComparison:

@@ -12,7 +12,7 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.backends.common import import_onnxruntime
 from segship.runtime.backends.gpus import cuda_number
 from segship.runtime.backends.ort import cuda_options
-from segship.runtime.backends.ort_session import CPU, CUDA
+from segship.runtime.backends.ort_session import CPU, CUDA, session_options
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, one_line
 
@@ -40,8 +40,7 @@ class ResidentRoad:
         number = 0 if is_cpu else cuda_number(choice.device, choice.backend, "cuda[:N]")
         providers = [CPU] if is_cpu else [(CUDA, cuda_options(choice.options, number)), CPU]
         kind = "cpu" if is_cpu else "cuda"
-        asked = ort.SessionOptions()
-        asked.intra_op_num_threads = choice.options.cpu_threads
+        asked = session_options(ort, choice.options)
         try:
             self._session = ort.InferenceSession(str(choice.model), asked, providers=providers, enable_fallback=0)
             self._binding = self._session.io_binding()

@@ -16,7 +16,7 @@ from segship.runtime.backends import load_backend
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.certificate import Proof
 from segship.runtime.errors import ModelError
-from segship.runtime.knobs import Knobs, read_knobs
+from segship.runtime.knobs import read_knobs
 from segship.runtime.model_file import CHECKPOINT_SUFFIX, content_sha256
 from segship.runtime.proof import unproven
 from segship.runtime.segmenter import Segmenter
@@ -54,14 +54,20 @@ class Choice:
             BenchError: if those are no options of an engine.
         """
         settings = self.asked.partition(":")[2]
+        pairs, keys = (
+            settings.split(",") if settings else [],
+            [field.name for field in dataclasses.fields(EngineOptions)],
+        )
+        if unknown := [pair for pair in pairs if pair.partition("=")[0].strip() not in keys]:
+            raise BenchError(
+                f"--backend {self.asked}: {unknown[0]!r} is no option of an engine; expected KEY=VALUE, with one "
+                f"of the keys {', '.join(keys)}"
+            )
         try:
-            knobs = read_knobs(settings.split(",") if settings else (), threads=self.threads)
+            return read_knobs(pairs, threads=self.threads).engine
         except click.UsageError as error:
             found = error.message.replace("--set.engine.", "").replace("--set ", "")
             raise BenchError(f"--backend {self.asked}: {found}") from error
-        if knobs != Knobs(knobs.engine):
-            raise BenchError(f"--backend {self.asked}: only options of the engine can be set here, not of its outputs")
-        return knobs.engine
 
 
 def open_choice(choice: Choice, **more: Any) -> Segmenter:
@@ -118,7 +124,7 @@ def subject_of(choice: Choice, segmenter: Segmenter) -> Subject:
         proof = card.certificate.proof(engine.backend, engine.engine, engine.device, engine.precision)
     return Subject(
         str(model),
-        _file_sha256(model) if is_checkpoint else content_sha256(model, card),
+        file_sha256(model) if is_checkpoint else content_sha256(model, card),
         card.network.arch if card.network else None,
         choice.asked,
         engine,
@@ -145,7 +151,7 @@ def check_checkpoint(model: Path, checkpoint: Path) -> None:
         BenchError: if it was exported from another one, or does not say from which.
         ModelError: if either cannot be read.
     """
-    expected, found = card_of(model).provenance.checkpoint_sha256, _file_sha256(checkpoint)
+    expected, found = card_of(model).provenance.checkpoint_sha256, file_sha256(checkpoint)
     if not expected:
         raise BenchError(f"{model} does not say which checkpoint it was exported from, so {checkpoint} may be another")
     if found != expected:
@@ -155,7 +161,12 @@ def check_checkpoint(model: Path, checkpoint: Path) -> None:
         )
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the sha-256 of a checkpoint's file.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

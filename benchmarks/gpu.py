@@ -20,10 +20,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from segship.benchmarks.bench import read_picture
 from segship.benchmarks.bench_table import as_markdown
 from segship.benchmarks.device_roads import RESIDENT, ResidentRoad, TorchPrecision, TorchRoad
 from segship.benchmarks.distribution import Distribution
-from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice, subject_of
+from segship.benchmarks.engine_choice import Choice, check_checkpoint, file_sha256, open_choice, subject_of
 from segship.benchmarks.machine_facts import gpu_states, machine_facts, package_versions
 from segship.benchmarks.one_picture import Road
 from segship.benchmarks.record import PICTURE, Bench, BenchError, Entry, Failure, Latency, Subject, write_bench
@@ -32,7 +33,7 @@ from segship.benchmarks.throughput import measure_throughput
 from segship.runtime.backends.gpus import nvidia_gpus
 from segship.runtime.card import ModelCard
 from segship.runtime.console import run
-from segship.runtime.errors import SegshipError
+from segship.runtime.errors import EXIT_ERROR, EXIT_OK, SegshipError
 from segship.runtime.files import replacing
 from segship.runtime.images import read_image
 from segship.runtime.prepare import graph_input
@@ -70,15 +71,15 @@ def gpu(
     compiles: bool,
     quick: bool,
     out: Path,
-) -> None:
-    """Measure MODELS on a GPU in every way that there is to run them."""
+) -> int:
+    """Measure MODELS on a GPU in every way that there is to run them; the exit status is 1 if none runs."""
     if device != "cpu" and not nvidia_gpus():
         raise BenchError("this machine has no NVIDIA GPU that nvidia-smi lists; rehearse with --device cpu")
     if checkpoint is not None:
         check_checkpoint(models[0], checkpoint)
     rules = QUICK if quick else FULL
     rules = rules if seconds is None else dataclasses.replace(rules, seconds=seconds)
-    encoded = _read(picture)
+    encoded = read_picture(picture)
     tell = Console(stderr=True).print
     before = {f"GPU {number} before": state for number, state in enumerate(gpu_states())}
     entries: list[Entry] = []
@@ -105,6 +106,7 @@ def gpu(
     Console(width=150).print(gpu_table(bench))
     for failure in dict.fromkeys(failures):
         click.echo(f"not measured: {Path(failure.model).name}, {failure.asked}: {failure.error}", err=True)
+    return EXIT_OK if entries else EXIT_ERROR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _torch_row(
     road = TorchRoad(checkpoint, np.repeat(form.normalise(image), batch, axis=0), device, precision, compiled=compiled)
     road()
     network = card.network.arch if card.network else None
-    subject = Subject(str(checkpoint), "", network, asked, road.info, form.size, batch)
+    subject = Subject(str(checkpoint), file_sha256(checkpoint), network, asked, road.info, form.size, batch)
     return _Row(subject, (road,), None, lambda: None)
 
 
@@ -260,13 +262,6 @@ def _cells(entry: Entry) -> Iterator[str]:
     else:
         yield from ("–", "–")
     yield f"{max(one.images_per_s for one in entry.throughput):.1f}" if entry.throughput else "–"
-
-
-def _read(picture: Path) -> bytes:
-    try:
-        return picture.read_bytes()
-    except OSError as error:
-        raise BenchError(f"cannot read {picture}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The engines take turns, one run each, so that whatever else the machine does fal
 asks the same and more; this is the whole of it on a page.
 """
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -16,11 +17,9 @@ from segship.benchmarks.bench import noise
 from segship.benchmarks.distribution import Distribution
 from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice
 from segship.benchmarks.one_picture import Road
-from segship.benchmarks.record import PICTURE
-from segship.benchmarks.sampling import Rules, sample_in_turns
+from segship.benchmarks.record import PICTURE, runs_of
+from segship.benchmarks.sampling import FULL, sample_in_turns
 from segship.runtime.console import run
-
-RULES = Rules(warm_ups=3, runs=10)
 
 
 @click.command()
@@ -36,10 +35,9 @@ def latency(model: Path, checkpoint: Path | None, backends: tuple[str, ...], sec
         choices.append(Choice(checkpoint, "torch", "cpu"))
     segmenters = [open_choice(choice) for choice in choices]
     picture = noise(segmenters[0].card)
-    found = sample_in_turns([Road(each, picture) for each in segmenters], Rules(RULES.warm_ups, RULES.runs, seconds))
+    found = sample_in_turns([Road(each, picture) for each in segmenters], dataclasses.replace(FULL, seconds=seconds))
     height, width = segmenters[0].card.preprocess.size
-    runs = len(found[0].samples_ns[PICTURE])
-    table = Table(title=f"one {height}×{width} picture of noise, {runs} runs each, in turns")
+    table = Table(title=f"one {height}×{width} picture of noise, {runs_of(found)} in turns")
     for column in ("engine", "threads", "network p50 ms", "p99 ms", "file to mask p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     for segmenter, one in zip(segmenters, found, strict=True):

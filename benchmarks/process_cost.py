@@ -157,11 +157,16 @@ def _child(program: str, asked: Mapping[str, Any], folder: str) -> Iterator[_Tol
         with subprocess.Popen(  # noqa: S603  # our own command
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
         ) as process:
-            for line in process.stdout or ():
-                if line.startswith(_SAID):
-                    seconds = time.perf_counter() - start
-                    yield _Told(json.loads(line.removeprefix(_SAID)), seconds, process.pid)
-                    return
+            try:
+                for line in process.stdout or ():
+                    if line.startswith(_SAID):
+                        seconds = time.perf_counter() - start
+                        yield _Told(json.loads(line.removeprefix(_SAID)), seconds, process.pid)
+                        return
+            except BaseException:  # Ctrl-C: it would go on, and write into a folder that is about to go
+                process.kill()
+                process.wait()
+                raise
         complaints.seek(0)
         said = [" ".join(line.split()) for line in complaints if line.strip()]
         cause = re.sub(r"^segship\.[\w.]+: ", "", said[-1])[:400] if said else f"it ended with {process.returncode}"

@@ -6,6 +6,7 @@ samples is kept beside them but in what is shown.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -215,6 +216,12 @@ class Bench:
     entries: tuple[Entry, ...]
     failures: tuple[Failure, ...] = field(default=())
     format: int = FORMAT
+
+
+def runs_of(latencies: Sequence[Latency]) -> str:
+    """Say how many samples there are: ``100 runs of each``, or where they differ ``100 to 812 runs of each``."""
+    counts = [len(latency.samples_ns[PICTURE]) for latency in latencies]
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)})) + " runs of each"
 
 
 class BenchError(SegshipError):

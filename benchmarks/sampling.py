@@ -51,7 +51,8 @@ def sample_in_turns(
 
     Within a turn the order is drawn anew, since what a run leaves to the next one would fall on the same pair always.
     Before each run this process comes to rest, since engines let their threads spin for a while after a run,
-    tens of milliseconds in ONNX Runtime, and these would take the cores from the next one. Every sample is kept, the
+    tens of milliseconds in ONNX Runtime, and these would take the cores from the next one. A single road rests too, so
+    that its samples are those that it would have beside others. Every sample is kept, the
     slowest too. The garbage collector runs before and not during it.
 
     Args:
@@ -76,8 +77,7 @@ def sample_in_turns(
                 break
             draw.shuffle(lacking)
             for number in lacking:
-                if len(lacking) > 1:
-                    _come_to_rest()
+                _come_to_rest()
                 start = time.perf_counter_ns()
                 taken = roads[number]()
                 own_ns[number] += time.perf_counter_ns() - start
@@ -100,7 +100,7 @@ def timed(stages: Mapping[str, Callable[[Any], Any]], value: Any = None) -> dict
     return taken
 
 
-def measure_overhead_ns(runs: int = 1000) -> int:
+def measure_overhead_ns(runs: int = 200) -> int:
     """Measure what measuring adds to a sample of a whole picture: the same loop and stamps, and stages that do nothing.
 
     Args:

@@ -236,6 +236,8 @@ class Search:
         return -self._promised_miou[run.choice.model], run.tried.p50_ms
 
     def _sample(self, pool: Sequence[_Run], rules: Rules) -> None:
+        if not pool:
+            return
         self._tell(f"timing {len(pool)} in turns, {rules.runs} runs of each")
         roads: list[tuple[_Run, Road]] = []
         with contextlib.ExitStack() as opened:

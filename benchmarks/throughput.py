@@ -1,6 +1,7 @@
 """How many pictures a second, by the wall clock, with several runs of the network at once."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -40,25 +41,27 @@ def measure_throughput(
     for runs in concurrencies:
         options = dataclasses.replace(choice.options, streams=runs)
         with open_choice(choice, options=options) as segmenter:
-            measured.append(_measured(segmenter, segmenter.read(encoded), runs, seconds))
+            measured.append(_measured(segmenter, segmenter.read(encoded), runs, choice.batch, seconds))
     return tuple(measured)
 
 
-def _measured(segmenter: Segmenter, picture: Image, runs: int, seconds: float) -> Throughput:
+def _measured(segmenter: Segmenter, picture: Image, runs: int, batch: int, seconds: float) -> Throughput:
+    """Measure from the end of a batch to the end of a later one, since the pictures of one come all at once."""
     is_done = False
 
     def pictures() -> Iterator[Image]:
         while not is_done:
             yield picture
 
-    warm, least = runs * _WARM_UPS, runs * _LEAST
+    warm = runs * batch * math.ceil(_WARM_UPS / batch)
+    least = runs * _LEAST
     start = taken = 0.0
     images = 0
     for done, _ in enumerate(segmenter.stream(pictures(), then=lambda _: None), start=1):
         now = time.perf_counter()
         if done == warm:
             start = now
-        elif done > warm and not is_done:
+        elif done > warm and done % batch == 0 and not is_done:
             images, taken = done - warm, now - start
             is_done = images >= least and taken >= seconds
     return Throughput(runs, images, taken)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segship.benchmarks import bench_plots
 from segship.benchmarks.bench_plots import draw_latency, draw_pareto, pareto_front
+from segship.benchmarks.distribution import Distribution
 from segship.benchmarks.record import Accuracy, Bench, Entry, Latency, Subject
 from segship.runtime.backends import EngineInfo
 
@@ -67,6 +68,12 @@ def test_accuracy_against_latency_shows_every_row_with_its_name(tmp_path: Path, 
     assert {"ort 1.0", "openvino 1.0", "opencv 1.0", "fp32", "bf16", "int8"} <= {
         text.get_text() for text in legend.get_texts()
     }
+
+
+def test_points_stand_at_the_median_that_tables_show() -> None:
+    samples = {"picture": (10_000_000, 10_000_000, 20_000_000, 20_000_000)}
+    one = dataclasses.replace(ENTRIES[0], latency=Latency(samples, 5))
+    assert bench_plots._median_ms(one) == Distribution.of([10, 10, 20, 20]).p50
 
 
 def test_names_of_points_cover_neither_each_other_nor_a_point(tmp_path: Path, figures: list[Figure]) -> None:

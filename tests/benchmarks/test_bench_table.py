@@ -119,6 +119,13 @@ def test_what_was_not_measured_has_no_table() -> None:
     assert bench_tables(dataclasses.replace(BENCH, entries=())) == ()
 
 
+def test_the_title_says_how_many_runs_there_are() -> None:
+    assert "100 runs of each in turns" in str(bench_tables(BENCH)[0].title)
+    few = {stage: samples[:40] for stage, samples in SECOND.latency.samples_ns.items()}
+    mixed = dataclasses.replace(BENCH, entries=(FIRST, dataclasses.replace(SECOND, latency=Latency(few, 10))))
+    assert "40 to 100 runs of each in turns" in str(bench_tables(mixed)[0].title)
+
+
 def test_quick_is_said_in_titles() -> None:
     assert not any("quick" in str(table.title) for table in bench_tables(BENCH))
     quick = bench_tables(dataclasses.replace(BENCH, quick=True))

@@ -167,6 +167,21 @@ def test_what_ran_once_and_fails_now_is_a_regression() -> None:
     assert has_regressed(alone)
 
 
+def test_accuracy_that_was_measured_once_and_fails_now_is_a_regression() -> None:
+    old, new = bench(entry(1, accuracy=ACCURACY)), entry(2)
+    failed = Failure("elsewhere/a.onnx", "ort", "accuracy: a.onnx has other classes")
+    rows = compare_benches(old, bench(new, failures=(failed,)))
+    assert has_regressed(rows)
+    assert "a.onnx, ort, fp32, cpu, 48×64: accuracy: a.onnx has other classes" in shown(rows)
+    for unrelated in (
+        (),
+        (dataclasses.replace(failed, error="throughput: no"),),
+        (dataclasses.replace(failed, asked="x"),),
+    ):
+        assert not has_regressed(compare_benches(old, bench(new, failures=unrelated)))
+    assert not has_regressed(compare_benches(bench(entry(1)), bench(new, failures=(failed,))))
+
+
 def test_records_with_nothing_in_common_are_refused() -> None:
     with pytest.raises(BenchError, match=r"no row in common; the old one has a\.onnx.* the new one b\.onnx"):
         compare_benches(bench(entry()), bench(entry(model="b.onnx")))

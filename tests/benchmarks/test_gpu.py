@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segship.benchmarks.device_roads import RESIDENT, ResidentRoad, TorchRoad
-from segship.benchmarks.engine_choice import Choice
+from segship.benchmarks.engine_choice import Choice, file_sha256
 from segship.benchmarks.gpu import gpu, variants
 from segship.benchmarks.record import PICTURE, read_bench
 from segship.runtime.prepare import graph_input
@@ -42,10 +42,18 @@ def test_the_whole_matrix_is_gone_through_on_a_cpu(
     assert {asked for asked, _ in found} >= {"ort", "ort:io_binding=true", "torch fp32, eager", "torch bf16, eager"}
     assert {RESIDENT, PICTURE, "network"} <= set(found["ort", 1].latency.samples_ns)
     assert found["ort", 1].throughput[0].images > 0
+    assert found["torch fp32, eager", 1].subject.sha256 == file_sha256(tiny_checkpoint)
     refused = {(failure.asked, failure.error.partition(":")[0]) for failure in bench.failures}
     assert ("ort", "batch 2") in refused  # the graph takes one picture
     assert "| model |" in (out / "gpu.md").read_text(encoding="utf-8")
     assert "not measured: " in err
+
+
+def test_where_nothing_runs_it_fails(
+    tiny_model: Path, picture: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = ["--picture", picture, "--device", "cpu", "--batch", "2", "--quick", "--out", tmp_path / "out"]
+    assert command(gpu, tiny_model, *options)[0] == 1  # the graph takes one picture
 
 
 def test_without_a_gpu_it_says_so(

@@ -1,5 +1,7 @@
 import io
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +48,33 @@ def test_a_process_that_dies_without_a_word_is_an_error(tmp_path: Path) -> None:
         process_cost._child("import os; os._exit(7)", {}, str(tmp_path)),
     ):
         pass
+
+
+STUBBORN = """
+import json, os, pathlib, signal, sys, time
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+pathlib.Path(json.loads(sys.argv[1])["pid"]).write_text(str(os.getpid()))
+os.kill(os.getppid(), signal.SIGUSR1)
+time.sleep(60)
+"""
+
+
+@NO_WINDOWS
+def test_no_process_outlives_an_interruption(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            process_cost._child(STUBBORN, {"pid": str(tmp_path / "pid")}, str(tmp_path)),
+        ):
+            pytest.fail("it tells nothing")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_other_lines_of_a_process_are_passed_over(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The benchmark scripts run as they are; what they measure is for people to judge."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def test_latency_puts_every_engine_in_its_table(tiny_model: Path, tiny_checkpoin
     )
     assert done.exit_code == 0, done.output
     assert all(engine in done.output for engine in ("ONNX Runtime", "OpenCV", "PyTorch"))
+    fewest = re.search(r"of noise, (\d+)", " ".join(done.output.split()))
+    assert fewest is not None
+    assert int(fewest[1]) >= 100  # of fewer, a 99th percentile is the slowest one
 
 
 def test_pipeline_measures_the_road_its_limit_and_the_ordinary_script(
