@@ -11,14 +11,18 @@ from rich.text import Text
 
 from segship.benchmarks.distribution import Distribution, is_stable, paired_ratio
 from segship.benchmarks.operators import operator_table
-from segship.benchmarks.record import PICTURE, STAGES, Bench, Entry, runs_of
+from segship.benchmarks.record import PICTURE, STAGES, Bench, Entry, Memory, runs_of
 
 UNSTABLE: Final = "unstable"
 _OVERHEAD: Final = 0.01
 """Share of the smallest median above which what measuring adds is told."""
 _MEGABYTE: Final = 1e6
 _TEXTS: Final = {"model", "engine", "device", "precision", "size", "certificate", "", "class"}
-_PADDING: Final = 3  # characters beside each column
+_PADDING: Final = 3  # characters between two columns
+_ABOVE_THE_ROOF: Final = (
+    "something else ran while the peak was measured, the engine needs fewer products than are counted (Winograd's "
+    "convolutions), or tensors stay in caches, which are faster than memory"
+)
 Columns = dict[str, Callable[[Entry], str]]
 
 
@@ -35,6 +39,7 @@ def bench_tables(bench: Bench) -> tuple[Table, ...]:
             _main(bench),
         ),
         _table(f"Its stages, p50 in ms{quick}", bench, _stages()),
+        _table(f"Latency of a picture, ms{quick}", bench, _latencies()),
         _table(f"Throughput, start and memory{quick}", bench, _costs(bench)),
         _table(f"The network's p50 against the roofline{quick}", bench, _roofline()),
     ]
@@ -65,6 +70,10 @@ def notes(bench: Bench) -> list[str]:
             f"Measuring itself adds {bench.overhead_ns / 1000:.0f} µs to each run, "
             f"{bench.overhead_ns / smallest:.1%} of the smallest median."
         )
+    shares = [0.0 if entry.roofline is None else entry.roofline.share or 0.0 for entry in bench.entries]
+    if above := [str(row) for row, share in enumerate(shares, 1) if round(share, 2) > 1]:
+        lines.append(f"A share above 100 % (row {', '.join(above)}): {_ABOVE_THE_ROOF}.")
+    lines += [f"Left out of row {row}: {lack}." for row, entry in enumerate(bench.entries, 1) for lack in entry.lacks]
     return lines + [f"Not measured: {failed.model}, {failed.asked}: {failed.error}" for failed in bench.failures]
 
 
@@ -82,12 +91,17 @@ def fitting(table: Table, width: int) -> Iterator[Table]:
     ]
     part, taken = [0], first
     for index, column_width in enumerate(widths, 1):
-        if len(part) > 1 and taken + column_width > width:
+        if len(part) > 1 and taken + column_width - _PADDING > width:
             yield _chosen(table, part)
             part, taken = [0], first
         part.append(index)
         taken += column_width
     yield _chosen(table, part)
+
+
+def empty_table(title: str | Text | None = None) -> Table:
+    """Return a table of the form that all have here, without columns so far."""
+    return Table(title=title, header_style="", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def as_markdown(table: Table) -> str:
@@ -146,22 +160,33 @@ def _stages() -> Columns:
     return {stage: median(stage) for stage in (*STAGES, PICTURE)}
 
 
+def _latencies() -> Columns:
+    def figure(name: str) -> Callable[[Entry], str]:
+        return lambda entry: _ms(getattr(_times(entry), name))
+
+    return {name: figure(name) for name in ("p50", "p90", "p95", "p99", "mean", "std", "min", "max")}
+
+
 def _costs(bench: Bench) -> Columns:
     def images_per_s(concurrency: int) -> Callable[[Entry], str]:
         return lambda entry: "".join(
             f"{one.images_per_s:.1f}" for one in entry.throughput if one.concurrency == concurrency
         )
 
-    def megabytes(name: str) -> Callable[[Entry], str]:
-        return lambda entry: f"{getattr(entry.memory, name) / _MEGABYTE:.0f}" if getattr(entry.memory, name, 0) else ""
+    def megabytes(of: Callable[[Memory], int | None]) -> Callable[[Entry], str]:
+        def cell(entry: Entry) -> str:
+            taken = None if entry.memory is None else of(entry.memory)
+            return "" if taken is None else f"{taken / _MEGABYTE:.0f}"
+
+        return cell
 
     at_once = sorted({one.concurrency for entry in bench.entries for one in entry.throughput})
     return {
         **{f"images/s, {many} at once": images_per_s(many) for many in at_once},
         "cold start s": lambda entry: f"{statistics.median(entry.cold_start_s):.2f}" if entry.cold_start_s else "",
-        "RAM MB, empty process": megabytes("empty_rss_bytes"),
-        "RAM MB, peak": megabytes("peak_rss_bytes"),
-        "GPU MB": megabytes("device_bytes"),
+        "RAM MB, peak": megabytes(lambda memory: memory.peak_rss_bytes),
+        "RAM MB above empty": megabytes(lambda memory: memory.peak_rss_bytes - memory.empty_rss_bytes),
+        "GPU MB": megabytes(lambda memory: memory.device_bytes),
     }
 
 
@@ -207,7 +232,7 @@ def _iou_table(bench: Bench) -> Table:
 
 
 def _of_columns(title: str, columns: dict[str, list[str]]) -> Table:
-    table = _empty(title)
+    table = empty_table(title)
     for name in columns:
         table.add_column(name, justify="left" if name in _TEXTS else "right", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
@@ -217,17 +242,13 @@ def _of_columns(title: str, columns: dict[str, list[str]]) -> Table:
 
 def _chosen(table: Table, indices: Sequence[int]) -> Table:
     """Return some of a table's columns as a table."""
-    part = _empty()
+    part = empty_table()
     for index in indices:
         column = table.columns[index]
         part.add_column(column.header, justify=column.justify, overflow="fold")
     for cells in zip(*(table.columns[index].cells for index in indices), strict=True):
         part.add_row(*cells)
     return part
-
-
-def _empty(title: str | None = None) -> Table:
-    return Table(title=title, header_style="", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def _where_they_differ(bench: Bench, cell: Callable[[Entry], str]) -> Callable[[Entry], str]:

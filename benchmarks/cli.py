@@ -10,64 +10,34 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import segship
+from segship.benchmarks.quantities import MARGIN, MEMORY, RATE, SHARE, TIME, TOLERANCE
 from segship.runtime.console import complete_backends, complete_devices, run
-from segship.runtime.errors import EXIT_ERROR, EXIT_OK, EXIT_SKIPPED, OutputError, require
+from segship.runtime.errors import EXIT_ERROR, EXIT_OK, EXIT_SKIPPED, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
-    from segship.benchmarks.bench import BenchOptions
-    from segship.benchmarks.record import Bench
+    from segship.benchmarks.bench_options import BenchOptions
 
 _PATH: Final = click.Path(path_type=Path)
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 _WIDTH: Final = 120
 """Characters in a line where no terminal says how many there are."""
 
+_WISHES: Final = ("min_miou", "min_rate", "max_memory")
 _PRINTED: Final = {"as_json", "quiet"}
 _COMMON: Final = {"backends", "device", "threads", "data", "limit", "picture"}
 _TAKEN: Final = {
-    "compare": {"margin", "tolerance"},
-    "recommend": {*_COMMON, "max_latency", "min_miou", "time_limit"},
+    "compare": {"margin", "tolerance", "out", "overwrite"},
+    "recommend": {*_COMMON, "max_latency", "min_miou", "min_rate", "max_memory", "time_limit"},
     "measure": {
         *_COMMON,
         *("batches", "checkpoint", "quick", "profile", "concurrency", "tolerance", "out", "overwrite"),
     },
 }
 """What each way to use the command has a use for, beside what is printed."""
-
-
-class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A number of a unit, as how many of the smallest of the units' kind it is.
-
-    Args:
-        name: of what it is, in help texts.
-        units: how much each is; of "" a number alone.
-        example: of one, for error messages.
-    """
-
-    def __init__(self, name: str, units: dict[str, float], example: str) -> None:
-        self.name, self._units, self._example = name, units, example
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text that was given."""
-        if isinstance(value, float):
-            return value
-        text = str(value).strip().lower()
-        number = text.rstrip("abcdefghijklmnopqrstuvwxyz%").strip()
-        try:
-            found = float(number) * self._units[text[len(number) :].strip()]
-        except (ValueError, KeyError):
-            found = -1.0
-        if not 0 <= found < float("inf"):
-            self.fail(f"{value!r} is none; expected one such as {self._example}", param, ctx)
-        return found
-
-
-_TIME: Final = _Quantity("TIME", {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}, "20ms, 1.5s or 5m")
-_SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 
 
 @click.command(context_settings=_SETTINGS)
@@ -97,7 +67,7 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 @click.option("--checkpoint", type=_PATH, help="That a MODEL was exported from, for --backend torch.")
 @click.option("--data", metavar="KIND[:DIR]", help="Also measure accuracy on this dataset's validation part.")
 @click.option("--limit", type=click.IntRange(1), help="Measure it on so many pictures, spread evenly.")
-@click.option("--picture", type=_PATH, help="That single runs are of.  [default: noise of the network's size]")
+@click.option("--picture", type=_PATH, help="That single runs are of.  [default: the first of --data, else noise]")
 @click.option("--quick", is_flag=True, help="Measure less, to see where one stands; the tables say so.")
 @click.option("--profile", is_flag=True, help="Also tell which operators take the time, in ONNX Runtime.")
 @click.option(
@@ -105,30 +75,36 @@ _SHARE: Final = _Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
 )
 @click.option(
     "--tolerance",
-    type=_SHARE,
+    type=SHARE,
     help="mIoU that the new one may lose, such as 1%: of two MODELs with --data, old and new (left out: any), or of "
-    "two records (left out: 0.5%).",
+    f"two records (left out: {TOLERANCE:.1%}).",
 )
 @click.option("--compare", nargs=2, type=_PATH, metavar="OLD.json NEW.json", help="Compare two records, and stop.")
 @click.option(
-    "--margin", type=_SHARE, default="5%", help="For --compare: slower by no more than this is no regression."
+    "--margin", type=SHARE, default=f"{MARGIN:.0%}", help="For --compare: slower by no more than this is no regression."
 )
 @click.option("--recommend", is_flag=True, help="Look for the settings of MODELs that keep to the limits below.")
-@click.option("--max-latency", type=_TIME, help="For --recommend: that a picture may take, such as 20ms.")
+@click.option("--max-latency", type=TIME, help="For --recommend: that a picture may take, such as 20ms.")
 @click.option("--min-miou", type=click.FloatRange(0, 1), help="For --recommend: mIoU on --data that it must reach.")
-@click.option("--time-limit", type=_TIME, default="5m", help="For --recommend: begin nothing new after this time.")
-@click.option("--out", type=_PATH, help="New folder for bench.json, bench.md, pareto.png and latency.png.")
-@click.option("--overwrite", is_flag=True, help="Write into a folder that is there already.")
+@click.option("--min-rate", type=RATE, help="For --recommend: pictures a second that it must do, several at once.")
+@click.option("--max-memory", type=MEMORY, help="For --recommend: that its process may use at most.")
+@click.option("--time-limit", type=TIME, default="5m", help="For --recommend: begin nothing new after this time.")
+@click.option("--out", type=_PATH, help="New folder for tables, plots and the record; of --compare for the comparison.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Write into a folder that is there already, in place of what an earlier run wrote.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors, and what --json asks for.")
 @click.version_option(segship.__version__)
 def seg_bench(*, models: tuple[Path, ...], **options: Any) -> int:
     """Measure MODELs in every engine asked for: latency, throughput, memory, accuracy, and how near to the limit.
 
-    All take turns on the same picture, from a file's bytes to the bytes of its mask; noise has the size of each
-    network. What cannot be measured is reported with its reason, the rest is done, and the exit status is then 3. It
-    is 1 if --compare finds a regression, the new one of two MODELs loses more than --tolerance, or --recommend finds
-    nothing that fits.
+    All take turns on the same picture, from a file's bytes to the bytes of its mask: --picture, or the first one of
+    --data; without both noise of the size of each network. What cannot be measured is reported with its reason, the
+    rest is done, and the exit status is then 3. It is 1 if --compare finds a regression, the new one of two MODELs
+    loses more than --tolerance, or --recommend finds nothing that fits.
     """
     mode = "compare" if options["compare"] else "recommend" if options["recommend"] else "measure"
     _refuse_what_has_no_use(mode)
@@ -158,6 +134,7 @@ def _refuse_what_has_no_use(mode: str) -> None:
 
 def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
     from segship.benchmarks.bench import run_bench
+    from segship.benchmarks.bench_files import check_folder, write_run
     from segship.benchmarks.bench_table import bench_tables, notes
     from segship.benchmarks.record import bench_json
 
@@ -165,10 +142,8 @@ def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
     engine = asked.engine_of_update
     if options["tolerance"] is not None and engine is None:
         raise click.UsageError("--tolerance is of two models, the old one and the new one, on --data; give all three")
-    if out is not None and out.exists() and not options["overwrite"]:
-        raise OutputError(f"{out} is there already; add --overwrite, or choose another name")
-    if out is not None and out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is no folder; choose another name")
+    if out is not None:
+        check_folder(out, overwrite=options["overwrite"])
     bench = run_bench(asked, _teller(options))
     if options["as_json"]:
         click.echo(bench_json(bench))
@@ -177,7 +152,7 @@ def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
     for failed in bench.failures if options["as_json"] or options["quiet"] else ():
         click.echo(f"error: {failed.model}, {failed.asked}: {failed.error}", err=True)
     if out is not None:  # after all is printed, should the disk be full
-        _write(bench, out)
+        write_run(bench, out)
     ran = {entry.subject.model for entry in bench.entries if entry.subject.asked == engine}
     if ran >= set(map(str, models)):
         is_worse = engine is not None and _update(asked, engine, options)
@@ -194,7 +169,7 @@ def _bench_options(models: tuple[Path, ...], options: dict[str, Any]) -> "BenchO
     Raises:
         click.UsageError: if PyTorch is asked for without its checkpoint, or one is given for nothing.
     """
-    from segship.benchmarks.bench import TORCH, BenchOptions
+    from segship.benchmarks.bench_options import TORCH, BenchOptions
     from segship.runtime.backends import default_backend
 
     backends = options["backends"] or (default_backend(),)
@@ -207,18 +182,16 @@ def _bench_options(models: tuple[Path, ...], options: dict[str, Any]) -> "BenchO
 
 
 def _recommend(models: tuple[Path, ...], options: dict[str, Any]) -> int:
-    from segship.benchmarks.bench import read_picture
     from segship.benchmarks.recommend import recommend, recommendation_lines, recommendation_table
     from segship.benchmarks.wishes import Wish
 
-    latency, picture = options["max_latency"], options["picture"]
+    latency = options["max_latency"]
     found = recommend(
         models,
-        Wish(None if latency is None else 1000 * latency, options["min_miou"]),
+        Wish(None if latency is None else 1000 * latency, *(options[name] for name in _WISHES)),
         seconds=options["time_limit"],
-        picture=None if picture is None else read_picture(picture),
         tell=_teller(options),
-        **{name: options[name] for name in ("backends", "device", "threads", "data", "limit")},
+        **{name: options[name] for name in ("backends", "device", "threads", "data", "limit", "picture")},
     )
     if options["as_json"]:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
@@ -251,34 +224,24 @@ def _update(asked: "BenchOptions", engine: str, options: dict[str, Any]) -> bool
 
 
 def _compare(options: dict[str, Any]) -> int:
-    from segship.benchmarks.compare_runs import (
-        TOLERANCE,
-        compare_benches,
-        comparison_table,
-        has_regressed,
-        plain_comparison,
-    )
+    from segship.benchmarks.bench_files import check_folder, comparison_json, write_comparison
+    from segship.benchmarks.compare_runs import compare_benches, has_regressed
+    from segship.benchmarks.compare_table import comparison_notes, comparison_tables
     from segship.benchmarks.record import read_bench
 
+    out = options["out"]
+    if out is not None:
+        check_folder(out, overwrite=options["overwrite"])
     old, new = map(read_bench, options["compare"])
     tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
     rows = compare_benches(old, new, options["margin"], tolerance)
     if options["as_json"]:
-        click.echo(json.dumps(plain_comparison(rows), ensure_ascii=False))
+        click.echo(comparison_json(rows))
     elif not options["quiet"]:
-        _print([comparison_table(rows)], [])
+        _print(comparison_tables(rows), comparison_notes(rows))
+    if out is not None:
+        write_comparison(rows, out)
     return EXIT_ERROR if has_regressed(rows) else EXIT_OK
-
-
-def _write(bench: "Bench", out: Path) -> None:
-    from segship.benchmarks.bench_plots import LATENCY, PARETO, draw_latency, draw_pareto
-    from segship.benchmarks.bench_table import bench_markdown
-    from segship.benchmarks.record import write_bench
-    from segship.runtime.files import write_text
-
-    write_bench(bench, out / "bench.json")
-    drawn = [name for name, draw in ((PARETO, draw_pareto), (LATENCY, draw_latency)) if draw(bench, out / name)]
-    write_text(out / "bench.md", bench_markdown(bench, drawn))
 
 
 def _print(tables: "Sequence[Table]", lines: "Sequence[str]") -> None:

@@ -5,7 +5,6 @@
 What is run takes turns with what it can be compared with: the bare interpreter, ``--help``, and the imports alone.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from segship.benchmarks.processes import installed_environment
 from segship.runtime.console import run
 
 COMMAND = "from segship.runtime.cli import main; main()"
@@ -41,7 +41,7 @@ def cold_start(model: Path, picture: Path, backend: str, runs: int) -> None:
             "Segmenter(MODEL)": ["-c", LOAD, str(model), backend],
             "seg-infer MODEL PICTURE": ["-c", COMMAND, str(model), str(picture), "--backend", backend, *out],
         }
-        environment = _installed(f"{folder}/bytecode")
+        environment = installed_environment(Path(folder) / "bytecode")
         times_s: dict[str, list[float]] = {name: [] for name in programs}
         for turn in range(runs + 1):
             for name, program in programs.items():
@@ -55,12 +55,6 @@ def cold_start(model: Path, picture: Path, backend: str, runs: int) -> None:
         figures = (statistics.median(seconds_each), min(seconds_each), max(seconds_each))
         table.add_row(name, *(f"{value:.3f}" for value in figures))
     Console(width=100).print(table)
-
-
-def _installed(bytecode: str) -> dict[str, str]:
-    """Return an environment in which compiled modules are kept, as an installed package's are."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPYCACHEPREFIX": bytecode}
 
 
 def _time(program: Sequence[str], environment: Mapping[str, str]) -> float:

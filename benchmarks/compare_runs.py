@@ -8,21 +8,14 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from segship.benchmarks.distribution import Ratio, Verdict, is_stable, percentile, unpaired_ratio
+from segship.benchmarks.quantities import MARGIN, TOLERANCE
 from segship.benchmarks.record import PICTURE, Bench, BenchError, Entry, Failure, Subject
 from segship.runtime.engine_table import printable
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 NETWORK: Final = "network"
-MARGIN: Final = 0.05
-TOLERANCE: Final = 0.005
-
-_COLUMNS: Final = ("row", "", "old", "new", "new / old", "")
-_COLORS: Final = {"slower": "red", "worse": "red", "failed": "red", "faster": "green", "better": "green"}
 
 
 @dataclass(frozen=True)
@@ -133,35 +126,6 @@ def has_regressed(rows: Sequence[RowComparison]) -> bool:
     the cases, at the very margin; where nothing changed, hardly ever.
     """
     return any(row.has_regressed for row in rows)
-
-
-def comparison_table(rows: Sequence[RowComparison]) -> "Table":
-    """Return rows as a table for a terminal, with the warnings below it."""
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    notes = _notes(rows)
-    table = Table(
-        Column(_COLUMNS[0], overflow="fold"),
-        *_COLUMNS[1:],
-        box=None,
-        padding=(0, 2, 0, 0),
-        header_style="",
-        caption=Text("\n".join(("", *notes)), "yellow") if notes else None,
-        caption_justify="left",
-    )
-    for row in rows:
-        for cells in _lines(row):
-            table.add_row(*map(Text, cells[:-1]), Text(cells[-1], _COLORS.get(cells[-1], "")))
-    return table
-
-
-def comparison_markdown(rows: Sequence[RowComparison]) -> str:
-    """Return rows as a Markdown table, with the warnings as a list below it."""
-    lines = [_COLUMNS, ("---",) * len(_COLUMNS), *(cells for row in rows for cells in _lines(row))]
-    table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines]
-    notes = [f"- {note}" for note in _notes(rows)]
-    return "\n".join([*table, *([""] if notes else []), *notes]) + "\n"
 
 
 def plain_comparison(rows: Sequence[RowComparison]) -> list[dict[str, Any]]:
@@ -290,47 +254,3 @@ def _differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
         for name in old | new
         if old.get(name) != new.get(name)
     ]
-
-
-def _notes(rows: Sequence[RowComparison]) -> list[str]:
-    """Return every warning once: by itself where all compared rows have it, else with the row's name."""
-    compared = [row for row in rows if row.only_in is None]
-    told = dict.fromkeys(warning for row in compared for warning in row.warnings)
-    common = [warning for warning in told if all(warning in row.warnings for row in compared)]
-    single = [f"{row.name}: {warning}" for row in compared for warning in row.warnings if warning not in common]
-    return [*common, *single, *(f"{row.name}: {row.failure}" for row in rows if row.failure)]
-
-
-def _lines(row: RowComparison) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of a row's lines, one for each thing that was compared."""
-    if row.only_in is not None:
-        present = ("measured", "–") if row.only_in == "old" else ("–", "measured")
-        yield row.name, "", *present, "", "failed" if row.failure else f"only in {row.only_in}"
-        return
-    name = row.name
-    for what, old, new, change, verdict in _compared_cells(row):
-        yield name, what, old, new, change, verdict
-        name = ""
-
-
-def _compared_cells(row: RowComparison) -> Iterator[tuple[str, str, str, str, str]]:
-    if row.sha256 is not None:
-        old, new = row.sha256
-        yield "model", f"{old[:8]}…", f"{new[:8]}…", "", "same" if old == new else "another"
-    for stage, time in ((PICTURE, row.picture), (NETWORK, row.network)):
-        if time is not None:
-            yield stage, f"{time.old_ms:.2f} ms", f"{time.new_ms:.2f} ms", *_ratio_cells(time)
-    if row.miou is not None:
-        old_miou, new_miou = row.miou.old, row.miou.new
-        yield "mIoU", f"{old_miou:.4f}", f"{new_miou:.4f}", f"{new_miou - old_miou:+.4f}", row.miou.verdict
-    for what, sizes in (("peak memory", row.peak_rss_bytes), ("GPU memory", row.device_bytes)):
-        if sizes is not None:
-            old_mb, new_mb = (size / 1e6 for size in sizes)
-            yield what, f"{old_mb:.0f} MB", f"{new_mb:.0f} MB", f"{new_mb - old_mb:+.0f} MB", ""
-
-
-def _ratio_cells(time: TimeChange) -> tuple[str, str]:
-    ratio = time.ratio
-    if math.isinf(ratio.high):
-        return f"{ratio.median:.3f}", "too few samples"
-    return f"{ratio.median:.3f} ({ratio.low:.3f}…{ratio.high:.3f})", time.verdict

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from segship.benchmarks.bench import read_picture
+from segship.benchmarks.bench_picture import read_picture
 from segship.benchmarks.bench_table import as_markdown
 from segship.benchmarks.device_roads import RESIDENT, ResidentRoad, TorchPrecision, TorchRoad
 from segship.benchmarks.distribution import Distribution

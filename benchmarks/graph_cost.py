@@ -1,9 +1,9 @@
 """What one run of a graph costs: its arithmetic, and the bytes that it must move."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -52,12 +52,10 @@ class GraphCost:
     Attributes:
         gflop: arithmetic, in 10⁹ operations; of integers too.
         gbyte: least that is moved, in 10⁹ bytes.
-        gflop_by_kind: of the arithmetic, what each kind of node does, most first: ``{"Conv": 40.1, …}``.
     """
 
     gflop: float
     gbyte: float
-    gflop_by_kind: dict[str, float] = field(default_factory=dict)
 
 
 def graph_cost(model: Path, size: tuple[int, int], batch: int = 1) -> GraphCost:
@@ -98,11 +96,8 @@ def graph_cost(model: Path, size: tuple[int, int], batch: int = 1) -> GraphCost:
     """
     graph = sized_graph(model, size, batch)
     working = [node for node in graph.nodes if not _is_constant(node, graph.tensors)]
-    flop: Counter[str] = Counter()
-    for node in working:
-        flop[node.kind] += _operations(node, graph.tensors, model)
-    by_kind = {kind: count / 1e9 for kind, count in flop.most_common() if count}
-    return GraphCost(flop.total() / 1e9, _bytes_moved(graph, working) / 1e9, by_kind)
+    flop = sum(_operations(node, graph.tensors, model) for node in working)
+    return GraphCost(flop / 1e9, _bytes_moved(graph, working) / 1e9)
 
 
 def _is_constant(node: Node, tensors: _Tensors) -> bool:

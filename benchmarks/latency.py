@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from segship.benchmarks.bench import noise
+from segship.benchmarks.bench_picture import noise
 from segship.benchmarks.distribution import Distribution
 from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice
 from segship.benchmarks.one_picture import Road

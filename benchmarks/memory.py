@@ -19,6 +19,8 @@ import click
 import cv2
 import numpy as np
 
+from segship.benchmarks.processes import peak_bytes
+from segship.benchmarks.record import BenchError
 from segship.runtime.console import run
 from segship.runtime.errors import ImageError
 from segship.runtime.images import read_image
@@ -77,7 +79,7 @@ def peak(arguments: Sequence[str | Path], first: int) -> Peak:
     """Run ``seg-infer`` with arguments of which one is ``--jsonl``, and watch its memory.
 
     Raises:
-        ChildProcessError: if it fails, or does fewer pictures than are to be compared with.
+        BenchError: if it fails, does fewer pictures than are to be compared with, or is over before its memory is read.
     """
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     done, first_mb, whole_mb = 0, 0.0, 0.0
@@ -86,11 +88,15 @@ def peak(arguments: Sequence[str | Path], first: int) -> Peak:
             if "index" not in json.loads(line):
                 continue
             done += 1
-            whole_mb = max(whole_mb, _peak_mb(process.pid))
+            whole_mb = max(whole_mb, peak_bytes(process.pid) / 2**20)
             if done == first:
                 first_mb = whole_mb
-    if process.returncode != 0 or not first_mb:
-        raise ChildProcessError(f"seg-infer ended with status {process.returncode} after {done} pictures")
+    if process.returncode != 0:
+        raise BenchError(f"seg-infer failed with status {process.returncode} after {done} pictures; see above why")
+    if done < first:
+        raise BenchError(f"the job was over after {done} pictures; expected {first} or more, as --first says")
+    if not first_mb:
+        raise BenchError(f"the job of {done} pictures was over before its memory could be read; give it more of them")
     return Peak(first_mb, whole_mb, done)
 
 
@@ -122,15 +128,6 @@ def write_video(paths: Sequence[Path], frames: int, path: Path) -> Path:
         writer.write(np.roll(enlarged, 8 * step, axis=1))
     writer.release()
     return path
-
-
-def _peak_mb(pid: int) -> float:
-    """Return what a process has used at most; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 if __name__ == "__main__":

@@ -112,12 +112,6 @@ def operator_table(entries: Sequence[Entry]) -> "Table":
     return table
 
 
-def operator_lines(entries: Sequence[Entry]) -> list[str]:
-    """Return the same table as lines of Markdown."""
-    rule = ["--:" if column in _NUMBERS else "---" for column in _COLUMNS]
-    return [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, rule, *_rows(entries))]
-
-
 def _rows(entries: Sequence[Entry]) -> Iterator[list[str]]:
     for entry in entries:
         for operator in _slowest(entry.operators):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segship.benchmarks.engine_choice import Choice
+from segship.benchmarks.processes import installed_environment
 from segship.benchmarks.record import BenchError, Memory
 from segship.runtime.external_data import external_files
 from segship.runtime.model_file import CHECKPOINT_SUFFIX
@@ -43,33 +43,26 @@ with open(asked["picture"], "rb") as file:
     told = segmenter(file.read()).labels.shape
 """
 
-_PEAK: Final = """
+_EMPTY: Final = """
 import json, sys
-def peak():
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
-    except OSError:  # not Linux, where ru_maxrss begins with what the parent had
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
-"""
-
-_EMPTY: Final = f"""{_PEAK}
 import cv2, numpy, segship.runtime.segmenter
-told = {{"peak": peak()}}
+from segship.benchmarks.processes import peak_bytes
+told = {"peak": peak_bytes()}
 """
 
-_LOADED: Final = f"""{_PEAK}
+_LOADED: Final = f"""
+import json, sys
 from pathlib import Path
 from segship.benchmarks.engine_choice import Choice, open_choice
 from segship.benchmarks.one_picture import Road
+from segship.benchmarks.processes import peak_bytes
 asked = json.loads(sys.argv[1])
 choice = Choice(Path(asked["model"]), asked["asked"], asked["device"], asked["batch"], asked["threads"])
 with open(asked["picture"], "rb") as file:
     road = Road(open_choice(choice), file.read(), choice.batch)
 for _ in range({_RUNS}):
     road()
-told = {{"peak": peak(), "device": road.segmenter.info.device}}
+told = {{"peak": peak_bytes(), "device": road.segmenter.info.device}}
 """
 
 
@@ -150,8 +143,7 @@ def _child(program: str, asked: Mapping[str, Any], folder: str) -> Iterator[_Tol
         BenchError: if it tells nothing.
     """
     command = [sys.executable, "-c", program + _TELL, json.dumps(asked)]
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment = kept | {"PYTHONPYCACHEPREFIX": str(Path(folder) / "bytecode")}
+    environment = installed_environment(Path(folder) / "bytecode")
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         start = time.perf_counter()
         with subprocess.Popen(  # noqa: S603  # our own command

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from segship.benchmarks.bench_picture import NOISE
 from segship.benchmarks.candidates import candidates, check_engines, command_line, python_lines, working_engines
 from segship.benchmarks.record import BenchError, Failure
-from segship.benchmarks.settings_search import Search
+from segship.benchmarks.settings_search import NO_TIME, Search
 from segship.benchmarks.wishes import WISHES, Tried, Untried, Wish
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Recommendation:
         tried: everything that ran, the best first.
         untried: what was left out, and why.
         failures: what does not run here.
+        picture: what was timed: a file's name, the first picture of the data, or ``noise``.
     """
 
     wish: Wish
@@ -45,6 +47,7 @@ class Recommendation:
     tried: tuple[Tried, ...]
     untried: tuple[Untried, ...]
     failures: tuple[Failure, ...]
+    picture: str = NOISE
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
@@ -60,7 +63,7 @@ def recommend(
     threads: int | None = None,
     data: str | None = None,
     limit: int | None = None,
-    picture: bytes | None = None,
+    picture: Path | None = None,
     seconds: float = 300.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Recommendation:
@@ -88,12 +91,14 @@ def recommend(
         threads: of each engine; None: several numbers are tried.
         data: dataset whose validation part accuracy is measured on, ``KIND:DIR``.
         limit: of its pictures, spread evenly.
-        picture: the bytes of the file that is timed; None: the first one of ``data``, otherwise noise.
-        seconds: after which nothing new is begun. What is under way then is finished.
+        picture: file that is timed; None: the first one of ``data``, otherwise noise.
+        seconds: after which nothing new is begun, but that something runs a few times, whatever this is. What is under
+            way then is finished.
         tell: takes a line about what is done next.
 
     Raises:
-        BenchError: if a mIoU is asked for without data, no engine works, or an engine's options are none.
+        BenchError: if a mIoU is asked for without data, no engine works, an engine's options are none, or the picture
+            cannot be read.
         DatasetError: if there is no such dataset.
         ModelError: if a file is missing or damaged.
     """
@@ -118,6 +123,7 @@ def recommend(
         tuple(tried),
         tuple(search.untried),
         tuple(search.failures),
+        search.picture,
     )
 
 
@@ -137,7 +143,7 @@ def recommendation_table(found: Recommendation) -> "Table":
     """Return everything that ran as a table, the best first."""
     from rich.table import Table
 
-    table = Table(title="tried, the best first", caption=f"asked for: {found.wish}")
+    table = Table(title="tried, the best first", caption=f"asked for: {found.wish}; picture: {found.picture}")
     texts = ("file", "engine", "precision", "lacks")
     rated = any(one.images_per_s is not None for one in found.tried)
     weighed = any(one.memory_mb is not None for one in found.tried)
@@ -191,7 +197,11 @@ def _why_best(tried: Sequence[Tried]) -> str:
 
 
 def _why_none(wish: Wish, tried: Sequence[Tried]) -> str:
-    return f"none of {len(tried)} tried fulfils: {wish}" if tried else "nothing was tried; see below why"
+    if not tried:
+        return "nothing was tried; see below why"
+    is_short = any(lack.startswith(NO_TIME) for one in tried for lack in one.lacks)
+    text = f"none of {len(tried)} tried fulfils: {wish}"
+    return f"{text}, as far as that was measured in time; give more of it" if is_short else text
 
 
 def _nearest(wish: Wish, tried: Sequence[Tried]) -> dict[str, Tried]:

@@ -168,7 +168,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: all that was measured of a subject. What was not asked for is None or empty."""
+    """A row: all that was measured of a subject. What was not asked for is None or empty.
+
+    ``lacks`` says what was left out and why, where that is no failure: what the engine does not have, for one.
+    """
 
     subject: Subject
     latency: Latency
@@ -178,6 +181,7 @@ class Entry:
     accuracy: Accuracy | None = None
     roofline: Roofline | None = None
     operators: tuple[Operator, ...] = ()
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class Bench:
         made: date and time, UTC, ISO 8601.
         command: as it was typed.
         quick: whether less was measured than the rules ask for.
-        picture: what the single runs were of: a file's name, or ``noise``.
+        picture: what the single runs were of: a file's name, the first picture of the data, or ``noise``.
         machine: CPU, usable threads, GPU, clocks and the like, by name.
         versions: of packages.
         overhead_ns: what measuring itself adds to each sample, median.

@@ -90,7 +90,7 @@ def rival_table(report: RivalReport) -> Table:
     """Draw a report for a terminal."""
     table = Table(title=f"segship and its rivals, {report.rounds} rounds in turns: median (smallest to largest)")
     for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number < 2 else "right", overflow="fold")
+        table.add_column(column, justify="left" if number < 2 else "right", overflow="fold", no_wrap=number == 0)
     for match in report.matches:
         table.add_section()
         for row in _rows(match):

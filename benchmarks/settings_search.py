@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
-import numpy as np
-
 from segship.benchmarks.accuracy import check_classes, held_out, measure_accuracy
-from segship.benchmarks.bench import noise
+from segship.benchmarks.bench_picture import NOISE, chosen_picture, noise
 from segship.benchmarks.distribution import percentile
 from segship.benchmarks.engine_choice import Choice, open_choice, subject_of
 from segship.benchmarks.one_picture import Road
@@ -23,9 +20,7 @@ from segship.benchmarks.record import PICTURE, Failure, Latency
 from segship.benchmarks.sampling import Rules, sample_in_turns
 from segship.benchmarks.throughput import measure_throughput
 from segship.benchmarks.wishes import WISHES, Tried, Untried, Wish
-from segship.runtime.card import ModelCard
 from segship.runtime.errors import SegshipError, UnprovenWarning
-from segship.runtime.png import encode_png
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.segmenter_plan import card_of
 
@@ -46,7 +41,7 @@ have been slowed by something else on the machine."""
 _HOPELESS: Final = 4.0
 """A model in an engine that takes so many times the latency asked for takes too long with other settings, too."""
 THROUGHPUT_S: Final = 1.0
-_NO_TIME: Final = "time ran out"
+NO_TIME: Final = "time ran out"
 
 
 @dataclass
@@ -90,11 +85,11 @@ class Search:
         tell: takes a line about what is done next.
         data: dataset for accuracy; None: none is measured.
         limit: of its pictures.
-        picture: bytes of the file that is timed; None: the first one of the data, otherwise noise.
+        picture: file that is timed; None: the first one of the data, otherwise noise.
 
     Raises:
-        BenchError: if a model and the data do not have the same classes.
-        DatasetError: if there is no such dataset.
+        BenchError: if a model and the data do not have the same classes, or the picture cannot be read.
+        DatasetError: if there is no such dataset, or its first picture cannot be read.
         ModelError: if a file is missing or damaged.
     """
 
@@ -107,7 +102,7 @@ class Search:
         *,
         data: str | None,
         limit: int | None,
-        picture: bytes | None,
+        picture: Path | None,
     ) -> None:
         self._start, self._seconds = time.monotonic(), seconds
         self._wish, self._tell = wish, tell
@@ -117,7 +112,10 @@ class Search:
         if self._data is not None:
             for model, card in cards.items():
                 check_classes(model, card, self._data[0])
-        self._encoded = picture or self._picture(max(cards.values(), key=lambda card: math.prod(card.preprocess.size)))
+        shown = chosen_picture(picture, self._data)
+        largest = max(cards.values(), key=lambda card: math.prod(card.preprocess.size))
+        self._encoded = noise(largest) if shown is None else shown.encoded
+        self.picture = NOISE if shown is None else shown.name
         self._accuracy: dict[tuple[str, ...], float] = {}
         self._runs: list[_Run] = []
         self.untried: list[Untried] = []
@@ -152,14 +150,6 @@ class Search:
     def _left_s(self, share: float = 1.0) -> float:
         return self._start + share * self._seconds - time.monotonic()
 
-    def _picture(self, largest: ModelCard) -> bytes:
-        if self._data is None:
-            return noise(largest)
-        image = self._data[0][0].image
-        if image.dtype == np.uint16:
-            return encode_png(image)
-        return bytes(cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]))[1])
-
     def _is_hopeful(self, choice: Choice, others: int) -> bool:
         """Screen the usual settings of a model in an engine; tell whether the others may be worth a try."""
         run = self._screen(choice)
@@ -181,8 +171,8 @@ class Search:
     def _screen(self, choice: Choice) -> _Run | None:
         threads = f", {choice.threads} thread{'s' if choice.threads > 1 else ''}" if choice.threads else ""
         name = f"{choice.model.name}, {choice.asked}{threads}"
-        if self._left_s(_SCREEN_SHARE) <= 0:
-            self.untried.append(Untried(name, _NO_TIME))
+        if self._runs and self._left_s(_SCREEN_SHARE) <= 0:  # one is tried, however little time there is
+            self.untried.append(Untried(name, NO_TIME))
             return None
         self._tell(f"screening {name}")
         try:
@@ -227,7 +217,7 @@ class Search:
             if left > 0:
                 kept.append(run)
             else:
-                run.lack(f"{_NO_TIME} after {run.tried.runs} runs")
+                run.lack(f"{NO_TIME} after {run.tried.runs} runs")
             left -= (rules.runs + rules.warm_ups) * run.tried.p50_ms / 1000
         return kept
 
@@ -282,7 +272,7 @@ class Search:
             except SegshipError as error:
                 self.failures.append(Failure(str(run.choice.model), run.choice.asked, f"{kind.text}: {error}"))
         else:
-            self.untried.append(Untried(run.tried.name, f"{kind.text}: {_NO_TIME}"))
+            self.untried.append(Untried(run.tried.name, f"{kind.text}: {NO_TIME}"))
         self._judge(run, wish)
 
     def _miou(self, run: _Run) -> float:

@@ -9,6 +9,7 @@
     ├── ModelError           a model file is no ONNX file, is damaged, or does not match its card
     ├── BackendError         an engine is missing or refuses the model
     │   ├── DeviceError      the device asked for is not there, or not what would run
+    │   ├── StreamsError     an engine runs fewer at once than were asked for
     │   └── EngineCrashError an isolated engine died of a batch; the next one gets a new engine
     ├── DatasetError         a dataset is incomplete or its labels are wrong
     ├── CheckpointError      a checkpoint is missing, damaged or of another network
@@ -88,6 +89,10 @@ class BackendError(SegshipError):
 
 class DeviceError(BackendError):
     """The device asked for is not there, or is not the one that would run."""
+
+
+class StreamsError(BackendError):
+    """An engine runs fewer at once than were asked for."""
 
 
 class EngineCrashError(BackendError):

@@ -19,7 +19,7 @@ from segship.runtime.backends.framing import Message
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.error_transport import error_from_values
-from segship.runtime.errors import BackendError, EngineCrashError, SegshipError
+from segship.runtime.errors import BackendError, EngineCrashError, SegshipError, StreamsError
 from segship.runtime.strict import parse
 
 DEFAULT_TIMEOUT_S: Final = 300.0
@@ -68,7 +68,7 @@ class IsolatedBackend:
         memory_limit_mb: int | None = None,
     ) -> None:
         if options.streams > 1:
-            raise BackendError(
+            raise StreamsError(
                 f"{options.streams} streams were asked for, but an isolated engine runs one batch after the other; "
                 "use --streams 1, or leave out --isolate"
             )

@@ -12,7 +12,7 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.backends.common import check_batch, import_openvino
 from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
+from segship.runtime.errors import BackendError, DeviceError, ModelError, StreamsError, one_line
 from segship.runtime.model_file import check_fits
 
 _KNOWN: Final = frozenset({"threads", "streams", "precision", "cache"})
@@ -53,7 +53,7 @@ class OpenVINOBackend:
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         threads, streams = (compiled.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
         if streams != options.streams:
-            raise BackendError(
+            raise StreamsError(
                 f"{options.streams} streams were asked for, but OpenVINO runs {streams} on {threads} threads; "
                 "it takes a thread or more for each: ask for fewer streams"
             )

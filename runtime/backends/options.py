@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from segship.runtime.backends.cpu_quota import available_cpus
-from segship.runtime.errors import BackendError
+from segship.runtime.errors import BackendError, StreamsError
 
 GraphOptimization = Literal["none", "basic", "extended", "all"]
 
@@ -87,10 +87,10 @@ class EngineOptions:
         """Return these options, if they ask for a single stream.
 
         Raises:
-            BackendError: giving the reason why ``backend`` runs no more than one.
+            StreamsError: giving the reason why ``backend`` runs no more than one.
         """
         if self.streams > 1:
-            raise BackendError(
+            raise StreamsError(
                 f"{self.streams} streams were asked for, but the {backend} backend runs one at a time: {reason}; "
                 "use --streams 1, or --backend ort"
             )

@@ -10,14 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
+from segship.benchmarks import bench as bench_module
 from segship.benchmarks.accuracy import held_out, measure_accuracy
-from segship.benchmarks.bench import BenchOptions, choices, noise
+from segship.benchmarks.bench import run_bench
+from segship.benchmarks.bench_options import BenchOptions, choices
 from segship.benchmarks.cli import _update, seg_bench
 from segship.benchmarks.engine_choice import Choice, open_choice
-from segship.benchmarks.record import Bench, BenchError, Entry, Failure, read_bench, write_bench
-from segship.runtime.images import read_image
+from segship.benchmarks.record import Bench, BenchError, Entry, Failure, Throughput, read_bench, write_bench
+from segship.benchmarks.wishes import Wish
+from segship.runtime.errors import BackendError
 from segship.runtime.model_file import read_card, write_card
-from segship.runtime.preprocess import Depth, Preprocess
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -95,7 +97,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_run_measures_everything_that_is_asked_for(record: Bench, models: tuple[Path, Path]) -> None:
     assert [Path(entry.subject.model) for entry in record.entries] == list(models)
     assert record.quick
-    assert record.picture == "noise, 48×64"
+    assert record.picture == "val_0000, the first of demo, validation"
     assert {"CPU", "usable threads", "load before", "load after"} <= record.machine.keys()
     assert {"segship", "Python", "numpy"} <= record.versions.keys()
     assert record.overhead_ns > 0
@@ -189,6 +191,61 @@ def test_what_was_measured_is_printed_where_it_cannot_be_written(
     assert "cannot write" in err
 
 
+def test_nothing_of_an_earlier_run_is_left(
+    bench: Command, record: Bench, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = dataclasses.replace(
+        record, entries=tuple(dataclasses.replace(entry, accuracy=None) for entry in record.entries)
+    )
+    monkeypatch.setattr("segship.benchmarks.bench.run_bench", lambda *_: bare)
+    for name in ("pareto.png", "update.json", "update.md", "update.png", "mine.txt"):
+        (tmp_path / name).write_text("earlier")
+    assert bench(models[0], "--out", tmp_path, "--overwrite", "-q")[0] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "latency.png", "mine.txt"}
+
+
+def options_of(model: Path, engine: str, **more: object) -> BenchOptions:
+    return dataclasses.replace(BenchOptions((model,), (engine,), "cpu", threads=1, quick=True), **more)
+
+
+@pytest.fixture
+def only_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes processes of its own."""
+    monkeypatch.setattr(bench_module, "cold_starts", lambda *_: ())
+    monkeypatch.setattr(bench_module, "memory_of", lambda *_: None)
+    monkeypatch.setattr("segship.benchmarks.bench_options.available_cpus", lambda: 2)
+
+
+@pytest.mark.usefixtures("only_throughput")
+def test_runs_at_once_that_an_engine_lacks_are_a_failure_only_where_they_were_asked_for(tiny_model: Path) -> None:
+    found = run_bench(options_of(tiny_model, "opencv", profile=True), lambda _: None)
+    assert found.failures == ()
+    assert [one.concurrency for one in found.entries[0].throughput] == [1]
+    first, second = found.entries[0].lacks
+    assert first.startswith("throughput, 2 at once: 2 streams were asked for, but the opencv backend runs one at a")
+    assert second.startswith("operators: opencv is not profiled")
+    asked = run_bench(options_of(tiny_model, "opencv", concurrency=2), lambda _: None)
+    assert [one.concurrency for one in asked.entries[0].throughput] == [1]
+    assert asked.entries[0].lacks == ()
+    assert asked.failures[0].error.startswith("throughput, 2 at once: 2 streams were asked for")
+
+
+@pytest.mark.usefixtures("only_throughput")
+def test_an_engine_that_fails_with_several_runs_at_once_is_a_failure(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(_: Choice, __: bytes, runs: tuple[int, ...], ___: float) -> tuple[Throughput, ...]:
+        if runs != (1,):
+            raise BackendError("it ran out of memory")
+        return (Throughput(1, 20, 1.0),)
+
+    monkeypatch.setattr(bench_module, "measure_throughput", measured)
+    found = run_bench(options_of(tiny_model, "opencv"), lambda _: None)
+    assert [failed.error for failed in found.failures] == ["throughput, 2 at once: it ran out of memory"]
+    assert [one.concurrency for one in found.entries[0].throughput] == [1]
+    assert found.entries[0].lacks == ()
+
+
 @pytest.mark.parametrize(("tolerance", "status"), [((), 3), (("--tolerance", "100%"), 1)])
 def test_models_of_which_one_does_not_run_are_not_compared(
     bench: Command,
@@ -227,7 +284,11 @@ def test_a_comparison_that_found_a_regression_says_so(bench: Command, record: Be
     assert bench(*arguments, "--margin", "10000%")[0] == 0
     rows = json.loads(bench(*arguments, "--json")[1])
     assert rows[0]["network"]["verdict"] == "slower"
-    assert bench(*arguments, "-q")[:2] == (1, "")
+    assert bench(*arguments, "-q", "--out", tmp_path / "out")[:2] == (1, "")
+    assert json.loads((tmp_path / "out/comparison.json").read_text()) == rows
+    assert "| slower |" in (tmp_path / "out/comparison.md").read_text()
+    refused = f"error: {tmp_path / 'out'} is there already; add --overwrite, or choose another name\n"
+    assert bench(*arguments, "--out", tmp_path / "out") == (1, "", refused)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +300,8 @@ def test_a_comparison_that_found_a_regression_says_so(bench: Command, record: Be
         (("m.onnx", "--margin", "3%"), "measuring has no use for --margin"),
         (("m.onnx", "--recommend", "--max-latency", "20"), "'20' is none; expected one such as 20ms"),
         (("m.onnx", "--recommend", "--batch", "2"), "--recommend has no use for --batch"),
+        (("m.onnx", "--recommend", "--max-memory", "9 kg"), "'9 kg' is none; expected one such as 500"),
+        (("m.onnx", "--min-rate", "9"), "measuring has no use for --min-rate"),
         (("m.onnx", "--max-latency", "20ms"), "measuring has no use for --max-latency"),
         (("m.onnx", "--tolerance", "-1%"), "'-1%' is none; expected one such as 5%"),
         (("m.onnx", "--tolerance", "nan"), "'nan' is none"),
@@ -281,19 +344,21 @@ def test_runs_at_once_are_powers_of_two_and_the_most(most: int, expected: tuple[
     assert BenchOptions((), (), concurrency=most).concurrencies == expected
 
 
-@pytest.mark.parametrize(("depth", "start"), [("uint8", b"\xff\xd8"), ("uint16", b"\x89PNG")])
-def test_noise_has_the_form_of_the_models_pictures(tiny_model: Path, depth: Depth, start: bytes) -> None:
-    card = read_card(tiny_model)
-    form = Preprocess(card.preprocess.size, 1, depth, color_order="grey", mean=(0.4,), std=(0.2,))
-    encoded = noise(dataclasses.replace(card, preprocess=form))
-    assert encoded.startswith(start)
-    image = read_image(encoded, channels=1, depth=depth)
-    assert image.shape == (*form.size, 1)
-    assert image.dtype == depth
-    assert image.std() > 0.1 * image.max()
-
-
 def test_a_recommendation_that_nothing_fulfils_is_an_exit_status(bench: Command, models: tuple[Path, Path]) -> None:
     limits = ("--recommend", "--backend", "ort", "--threads", "1", "--device", "cpu", "--time-limit", "1m", "-q")
     assert bench(models[0], *limits, "--max-latency", "0.001ms")[:2] == (1, "")
     assert bench(models[0], *limits, "--max-latency", "1h")[:2] == (0, "")
+
+
+def test_limits_are_what_was_typed(bench: Command, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Wish] = []
+
+    def noted(_: object, wish: Wish, **__: object) -> None:
+        asked.append(wish)
+        raise BenchError("enough")
+
+    monkeypatch.setattr("segship.benchmarks.recommend.recommend", noted)
+    limits = ("--max-latency", "20ms", "--min-miou", "0.6", "--min-rate", "30/s", "--max-memory", "1.5GB")
+    bench(models[0], "--recommend", "--data", "demo", *limits)
+    bench(models[0], "--recommend", "--max-memory", "500", "--min-rate", "2.5")
+    assert asked == [Wish(20.0, 0.6, 30.0, 1500.0), Wish(None, None, 2.5, 500.0)]

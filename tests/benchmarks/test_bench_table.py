@@ -98,10 +98,35 @@ def test_each_figure_has_its_table() -> None:
     assert column(costs, "images/s, 2 at once") == ["150.0", ""]
     assert column(costs, "cold start s") == ["0.70", ""]
     assert column(costs, "RAM MB, peak") == ["133", ""]
+    assert column(costs, "RAM MB above empty") == ["68", ""]
     assert "GPU MB" not in [one.header for one in costs.columns]
     roof = titled(BENCH, "The network's p50")
     assert (column(roof, "GFLOP"), column(roof, "share")) == (["1.15", ""], ["42%", ""])
     assert column(titled(BENCH, "Operators"), "operator") == ["Conv"]
+
+
+def test_the_spread_of_a_pictures_time_is_shown_whole() -> None:
+    table = titled(BENCH, "Latency of a picture, ms")
+    names = ["p50", "p90", "p95", "p99", "mean", "std", "min", "max"]
+    assert [one.header for one in table.columns[3:]] == names
+    assert [column(table, name)[1] for name in names] == [
+        *("30.15", "30.27", "30.28", "30.29"),
+        *("30.15", "0.09", "30.00", "30.30"),
+    ]
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(1.004, False), (1.1, True), (None, False)])
+def test_a_share_above_all_is_explained(share: float | None, is_told: bool) -> None:
+    high = dataclasses.replace(FIRST, roofline=Roofline(1.15, 0.091, 150.0, 20.0, share))
+    found = [note for note in notes(dataclasses.replace(BENCH, entries=(FIRST, high))) if "above 100 %" in note]
+    assert bool(found) == is_told
+    assert all("(row 2): " in note and "Winograd" in note for note in found)
+
+
+def test_what_an_engine_does_not_have_is_told() -> None:
+    bare = dataclasses.replace(SECOND, lacks=("throughput, 2 at once: it runs one at a time",))
+    told = notes(dataclasses.replace(BENCH, entries=(FIRST, bare)))
+    assert told[-1] == "Left out of row 2: throughput, 2 at once: it runs one at a time."
 
 
 def test_the_table_of_classes_tells_a_class_that_is_nowhere_from_one_at_zero() -> None:
@@ -115,6 +140,7 @@ def test_what_was_not_measured_has_no_table() -> None:
     assert [str(table.title).split(",")[0] for table in bench_tables(bare)] == [
         "From a picture's bytes to its mask's",
         "Its stages",
+        "Latency of a picture",
     ]
     assert bench_tables(dataclasses.replace(BENCH, entries=())) == ()
 
@@ -129,7 +155,7 @@ def test_the_title_says_how_many_runs_there_are() -> None:
 def test_quick_is_said_in_titles() -> None:
     assert not any("quick" in str(table.title) for table in bench_tables(BENCH))
     quick = bench_tables(dataclasses.replace(BENCH, quick=True))
-    assert all(str(table.title).endswith(", quick") for table in quick[:4])
+    assert all(str(table.title).endswith(", quick") for table in quick[:5])
 
 
 def test_a_row_that_drifts_is_marked_and_explained() -> None:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from segship.benchmarks.bench_table import fitting
 from segship.benchmarks.compare_runs import (
     RowComparison,
     compare_benches,
-    comparison_markdown,
-    comparison_table,
     has_regressed,
     plain_comparison,
 )
+from segship.benchmarks.compare_table import comparison_markdown, comparison_notes, comparison_tables
 from segship.benchmarks.record import Accuracy, Bench, BenchError, Entry, Failure, Latency, Memory, Subject
 from segship.runtime.backends import EngineInfo
 
@@ -48,11 +48,34 @@ def compared(old: Entry, new: Entry) -> RowComparison:
     return row
 
 
-def shown(rows: tuple[RowComparison, ...]) -> str:
-    console = Console(width=160, color_system=None)
+def shown(rows: tuple[RowComparison, ...], width: int = 160) -> str:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(comparison_table(rows))
-    return capture.get()
+        for part in (part for table in comparison_tables(rows) for part in (table.title or "", *fitting(table, width))):
+            console.print(part)
+    return "\n".join([capture.get(), *comparison_notes(rows)])
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_verdict_stands_beside_its_figures(width: int) -> None:
+    model = "street-fastscnn-of-last-november-360x480-int8.onnx"
+    facts = {"model": model, "accuracy": ACCURACY}
+    old = bench(entry(1, memory=Memory(1, 2, 200_000_000), **facts), entry(1, batch=4))
+    slow = latency(2, picture_ms=2000, network_ms=15)
+    rows = compare_benches(
+        old, bench(entry(2, latency=slow, memory=Memory(1, 2, 250_000_000), **facts), entry(2, batch=4))
+    )
+    lines = shown(rows, width).splitlines()
+    assert max(map(len, lines)) <= width
+    first = rows[0].picture
+    assert first is not None
+    ratio = f"{first.ratio.median:.3f} ({first.ratio.low:.3f}…{first.ratio.high:.3f})"
+    (line,) = [one for one in lines if one.startswith("picture ") and ratio in one]
+    assert line.split()[-1] == "slower"
+    assert [one.split()[-1] for one in lines if one.startswith("mIoU ")] == ["difference"]
+    assert any(one.strip() == f"{model}, ort, fp32, cpu, 48×64" for one in lines)
+    starts = {one.index(" ms  ") for one in lines if one.startswith("network ")}
+    assert len(starts) == 1  # figures of all rows stand below each other
 
 
 def test_the_same_on_another_day_is_no_difference_and_warns_of_nothing() -> None:
@@ -267,6 +290,6 @@ def test_tables_show_each_figure_with_its_unit_and_names_as_they_are() -> None:
         assert words in table
         assert words in markdown
     assert "[red]|�.onnx, ort" in table
-    assert "[red]\\|�.onnx, ort" in markdown
+    assert "### [red]|�.onnx, ort" in markdown
     assert rows[0].network is not None
     assert f"| {rows[0].network.old_ms:.2f} ms | {rows[0].network.new_ms:.2f} ms | " in markdown

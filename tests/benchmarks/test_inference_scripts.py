@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from segship.benchmarks import cold_start, memory, precision, same_labels
+from segship.benchmarks import cold_start, memory, same_labels
+from segship.benchmarks.record import BenchError
 
 
 @pytest.fixture
@@ -35,9 +36,17 @@ def test_memory_compares_the_first_pictures_with_all(tiny_model: Path, pictures:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_says_when_the_job_failed(tiny_model: Path, pictures: Path) -> None:
-    with pytest.raises(ChildProcessError, match="after 2 pictures"):
-        memory.peak([tiny_model, pictures, "--jsonl", "--save", ""], first=3)
+def test_memory_says_when_the_job_failed_or_was_too_short(
+    tiny_model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [tiny_model, pictures, "--jsonl", "--save", ""]
+    with pytest.raises(BenchError, match="the job was over after 2 pictures; expected 3 or more"):
+        memory.peak(arguments, first=3)
+    with pytest.raises(BenchError, match="seg-infer failed with status 2 after 0 pictures"):
+        memory.peak([*arguments, "--nosuch"], first=1)
+    monkeypatch.setattr(memory, "peak_bytes", lambda _: 0)  # as of a process that has ended
+    with pytest.raises(BenchError, match="the job of 2 pictures was over before its memory could be read"):
+        memory.peak(arguments, first=2)
 
 
 def test_cold_start_times_each_process(tiny_model: Path, pictures: Path) -> None:
@@ -64,17 +73,3 @@ def test_same_labels_fails_where_an_engine_differs(
     done = CliRunner().invoke(same_labels.same_labels, [str(tiny_model), str(pictures / "0.png"), "--backend", "ort"])
     assert done.exit_code == 1
     assert "DIFFERENT as array, video" in done.output
-
-
-def test_precision_compares_engines_and_their_options(tiny_model: Path) -> None:
-    engines = ["--engine", "ort", "--engine", "ort:graph_optimization=none,memory_arena=off", "--engine", "opencv"]
-    arguments = [str(tiny_model), *engines, "--threads", "1", "--seconds", "0.2"]
-    done = CliRunner().invoke(precision.precision, arguments)
-    assert done.exit_code == 0, done.output
-    rows = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in done.output.splitlines() if "tiny.onnx" in line
-    ]
-    assert [row[0].split()[0] for row in rows] == ["ONNX", "ONNX", "OpenCV"]
-    assert [row[3] for row in rows] == ["1", "1", "1"]
-    assert [float(value) for value in rows[0][6:]] == [1, 1, 1]
-    assert CliRunner().invoke(precision.precision, [str(tiny_model), "--engine", "ort:cuda=1"]).exception is not None

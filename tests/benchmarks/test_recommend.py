@@ -22,6 +22,7 @@ from segship.runtime.cli import main
 from segship.runtime.segmenter import Segmenter
 from segship.training.data import Dataset
 
+FIRST = "val_0000, the first of demo, validation"
 LONG_S = 1e6
 """So that no machine is too slow."""
 
@@ -118,13 +119,21 @@ def test_memory_is_that_of_a_process(tiny_model: Path, short: None) -> None:
     assert one.lacks == (f"peak memory {one.memory_mb:.4g} MB, more than 1",)
 
 
-def test_without_time_nothing_is_tried_and_all_is_told(tiny_model: Path) -> None:
-    found = recommend([tiny_model], Wish(20, None), backends=["ort", "opencv"], threads=1, seconds=0)
-    assert (found.best, found.tried) == (None, ())
-    assert [(one.name, one.why) for one in found.untried] == [
-        ("tiny.onnx, ort, 1 thread", "time ran out"),
-        ("tiny.onnx, opencv, 1 thread", "time ran out"),
-    ]
+def test_without_time_one_is_tried_and_the_rest_is_told(tiny_model: Path) -> None:
+    found = recommend([tiny_model], Wish(1e6, None), backends=["ort", "opencv"], threads=1, seconds=0)
+    assert found.best is None
+    assert [(one.asked, one.runs, one.lacks) for one in found.tried] == [("ort", 5, ("time ran out after 5 runs",))]
+    assert [(one.name, one.why) for one in found.untried] == [("tiny.onnx, opencv, 1 thread", "time ran out")]
+    assert found.why.endswith("as far as that was measured in time; give more of it")
+
+
+def test_the_picture_is_the_one_asked_for_or_the_first_of_the_data(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
+    for options, name in (({}, "noise"), ({"data": "demo"}, FIRST), ({"data": "demo", "picture": path}, "photo.png")):
+        assert recommend([tiny_model], Wish(1e6, None), backends=["ort"], seconds=0, **options).picture == name
+    with pytest.raises(BenchError, match=r"cannot read nosuch\.png"):
+        recommend([tiny_model], Wish(1e6, None), picture=Path("nosuch.png"))
 
 
 @pytest.mark.parametrize(

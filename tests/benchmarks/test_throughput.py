@@ -8,7 +8,7 @@ from PIL import Image
 
 from segship.benchmarks.engine_choice import Choice
 from segship.benchmarks.throughput import measure_throughput
-from segship.runtime.errors import BackendError
+from segship.runtime.errors import StreamsError
 from segship.runtime.segmenter import Segmenter
 
 
@@ -45,5 +45,5 @@ def test_runs_of_several_pictures_are_counted_by_picture(open_model: Path, encod
 
 
 def test_an_engine_that_runs_one_at_a_time_says_so(tiny_model: Path, encoded: bytes) -> None:
-    with pytest.raises(BackendError, match="one at a time"):
+    with pytest.raises(StreamsError, match="one at a time"):
         measure_throughput(Choice(tiny_model, "opencv", "cpu"), encoded, [2], 0.01)

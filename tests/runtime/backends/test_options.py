@@ -9,7 +9,7 @@ import pytest
 from segship.runtime.backends import load_backend
 from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.backends.options import EngineOptions
-from segship.runtime.errors import BackendError
+from segship.runtime.errors import BackendError, StreamsError
 from segship.runtime.model_file import read_card
 
 FOREIGN = {
@@ -58,5 +58,5 @@ def test_an_engine_refuses_what_it_does_not_have(
 @pytest.mark.parametrize("engine", ["opencv", "torch"])
 def test_an_engine_of_one_stream_refuses_more(engine: str, tiny_model: Path, tiny_checkpoint: Path) -> None:
     model = tiny_checkpoint if engine == "torch" else tiny_model
-    with pytest.raises(BackendError, match=rf"3 streams were asked for, but the {engine} backend runs one at a time"):
+    with pytest.raises(StreamsError, match=rf"3 streams were asked for, but the {engine} backend runs one at a time"):
         load_backend(engine, model, read_card(model), "cpu", EngineOptions(streams=3))
