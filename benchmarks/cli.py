@@ -11,7 +11,7 @@ import click
 
 import segship
 from segship.benchmarks.quantities import MARGIN, MEMORY, RATE, SHARE, TIME, TOLERANCE
-from segship.runtime.console import complete_backends, complete_devices, run
+from segship.runtime.console import complete_backends, device_option, run
 from segship.runtime.errors import EXIT_ERROR, EXIT_OK, EXIT_SKIPPED, require
 
 if TYPE_CHECKING:
@@ -50,12 +50,7 @@ _TAKEN: Final = {
     metavar="NAME[:KEY=VALUE,…]",
     help="Engine, with options of it; repeatable. torch runs --checkpoint.  [default: ort, else opencv]",
 )
-@click.option(
-    "--device",
-    default="auto",
-    shell_complete=complete_devices,
-    help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs.",
-)
+@device_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each engine.  [default: the CPUs it may use]")
 @click.option(
     "--batch",

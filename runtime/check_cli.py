@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import segship
-from segship.runtime.console import SizeType, chosen, complete_backends, complete_conversions, complete_devices, run
+from segship.runtime.console import SizeType, chosen, complete_backends, convert_option, device_option, run
 from segship.runtime.errors import EXIT_ERROR, EXIT_OK, CardError, OutputError
 
 if TYPE_CHECKING:
@@ -36,19 +36,8 @@ def seg_check() -> None:
     shell_complete=complete_backends,
     help="Engine; repeatable.  [default: all here]",
 )
-@click.option(
-    "--device",
-    default="auto",
-    shell_complete=complete_devices,
-    help="auto, cpu or cuda[:N]. What is asked for runs, or it is an error.",
-)
-@click.option(
-    "--convert",
-    default="",
-    metavar="WHAT",
-    shell_complete=complete_conversions,
-    help="Lossy conversions to allow: depth, grey, alpha.",
-)
+@device_option
+@convert_option
 @click.option("--compare-images", "drawing", type=_PATH, help="Draw the picture that differs most to this PNG.")
 @click.option("--report", type=_PATH, help="Also write the tables to this Markdown file.")
 @click.option("--overwrite", is_flag=True, help="Write over files that are there already.")

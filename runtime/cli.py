@@ -12,9 +12,9 @@ from segship.runtime.console import (
     SizeType,
     chosen,
     complete_backends,
-    complete_conversions,
-    complete_devices,
     completing,
+    convert_option,
+    device_option,
     run,
 )
 from segship.runtime.errors import EXIT_OK, EXIT_SKIPPED
@@ -51,12 +51,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
     shell_complete=complete_backends,
     help="Engine: ort, tensorrt, opencv, openvino.  [default: ort, else opencv]",
 )
-@click.option(
-    "--device",
-    default="auto",
-    shell_complete=complete_devices,
-    help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs.",
-)
+@device_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the CPUs it may use]")
 @click.option("--streams", type=click.IntRange(1), help="Runs of the network at once.  [default: by the job]")
 @click.option("--batch", type=click.IntRange(1), help="Pictures in a run of the network.  [default: 1, on a GPU 8]")
@@ -66,13 +61,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_c
 @click.option(
     "--max-pixels", type=PixelsType(), default="178956970", help="Refuse larger pictures, in pixels or millions."
 )
-@click.option(
-    "--convert",
-    default="",
-    metavar="WHAT",
-    shell_complete=complete_conversions,
-    help="Lossy conversions to allow: depth, grey, alpha.",
-)
+@convert_option
 @click.option("--card", "card_path", type=_PATH, help="Card as a JSON file, for a model that carries none.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many pictures.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are there: go on with a job.")

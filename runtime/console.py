@@ -75,6 +75,20 @@ complete_backends = completing(_backends)
 complete_devices = completing(lambda: ("auto", "cpu", "cuda"))
 complete_conversions = completing(lambda: ("depth", "grey", "alpha"), several=True)
 
+device_option = click.option(
+    "--device",
+    default="auto",
+    shell_complete=complete_devices,
+    help="auto, cpu, cuda[:N] or what else the engine has. What is asked for runs, or it is an error.",
+)
+convert_option = click.option(
+    "--convert",
+    default="",
+    metavar="WHAT",
+    shell_complete=complete_conversions,
+    help="Lossy conversions to allow: depth, grey, alpha.",
+)
+
 
 def chosen(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
     """Return which of the ``known`` names a comma-separated list names, in their own order and once each.
