@@ -58,6 +58,7 @@ class _Row:
         graph: the ONNX file; of a checkpoint, the one exported from it.
         subject: as it is told of.
         encoded: the picture's bytes.
+        precision: that the limit is of: the file's where it is int8, whatever the engine makes of the rest of it.
         is_tiled: whether the picture may be cut into tiles.
         lacks: what is not measured of it, and why; no failure.
     """
@@ -66,6 +67,7 @@ class _Row:
     graph: Path
     subject: Subject
     encoded: bytes
+    precision: str
     is_tiled: bool
     lacks: list[str] = field(default_factory=list)
 
@@ -166,7 +168,9 @@ def _loaded(choice: Choice, graph: Path, picture: Picture | None) -> tuple[_Row,
         road()
         opened.pop_all()
     is_tiled = picture is not None and segmenter.tiling is not None
-    return _Row(choice, graph, subject_of(choice, segmenter), encoded, is_tiled), road
+    subject = subject_of(choice, segmenter)
+    precision = "int8" if segmenter.card.precision == "int8" else subject.engine.precision
+    return _Row(choice, graph, subject, encoded, precision, is_tiled), road
 
 
 def _measure_alone(
@@ -224,7 +228,7 @@ def _roofline(row: _Row, latency: Latency, about: _About) -> Roofline | None:
     ran_on = subject.engine.threads, subject.engine.device
     if ran_on not in peaks:
         peaks[ran_on] = measure_peaks(*ran_on)
-    return roofline(cost, peaks[ran_on], subject.engine.precision, percentile(latency.samples_ns["network"], 0.5))
+    return roofline(cost, peaks[ran_on], row.precision, percentile(latency.samples_ns["network"], 0.5))
 
 
 def _operators(row: _Row, tell: Tell) -> tuple[Operator, ...]:
