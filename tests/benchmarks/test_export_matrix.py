@@ -46,7 +46,11 @@ def test_all_combinations_are_made_once() -> None:
     assert len(cells) == len(set(cells)) == len(NETWORKS) * len(OPSETS) * len(HEADS) * len(INPUTS) * len(SHAPES)
 
 
-@pytest.mark.parametrize("cell", pairwise_cells(), ids=_name)
+CELLS = [cell for cell in pairwise_cells() if cell.network != "u2net"]
+"""U²-Net's own take as long as twenty others, and its graph is U²-NetP's with more channels; the script makes them."""
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=_name)
 def test_a_cell_is_right_on_every_engine_or_refused_with_a_reason(cell: Cell) -> None:
     outcome = try_cell(cell, OPENCV4_FOLDER if OPENCV4_FOLDER.is_dir() else None)
     must_be_refused = "size" in cell.shapes and (cell.input == "frame" or cell.network == "fastscnn")

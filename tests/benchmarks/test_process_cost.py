@@ -1,7 +1,7 @@
 import io
 import os
 import shutil
-import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,20 +59,27 @@ time.sleep(60)
 """
 
 
+INTERRUPTED = """
+import signal, sys
+from segship.benchmarks import process_cost
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGUSR1, interrupt)
+try:
+    with process_cost._child(sys.argv[1], {"pid": sys.argv[2]}, sys.argv[3]):
+        sys.exit("it tells nothing")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
 @NO_WINDOWS
 def test_no_process_outlives_an_interruption(tmp_path: Path) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
-        with (
-            pytest.raises(KeyboardInterrupt),
-            process_cost._child(STUBBORN, {"pid": str(tmp_path / "pid")}, str(tmp_path)),
-        ):
-            pytest.fail("it tells nothing")
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    command = [sys.executable, "-c", INTERRUPTED, STUBBORN, str(tmp_path / "pid"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from segship.runtime.backends.common import import_onnxruntime
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.ort import OrtBackend, cuda_options
 from segship.runtime.backends.ort_binding import BoundRuns
@@ -92,8 +92,9 @@ def test_bound_memory_takes_a_batch_of_any_order_and_read_only(tiny_model: Path)
 
 def test_copies_into_bound_memory_are_timed_and_told_of_a_gpu_only(tiny_model: Path) -> None:
     card, asked = read_card(tiny_model), EngineOptions(threads=1)
-    session = OrtSession(onnxruntime, tiny_model, card, asked, [CPU], binds=True)
-    bound = BoundRuns(onnxruntime, session._session, card, ("cpu", 0), 2)
+    ort = import_onnxruntime("cpu")
+    session = OrtSession(ort, tiny_model, card, asked, [CPU], binds=True)
+    bound = BoundRuns(ort, session._session, card, ("cpu", 0), 2)
     told = [bound.transfer_ns]
     for batch in BATCHES[:3]:
         start = time.perf_counter_ns()
