@@ -167,7 +167,7 @@ def _loaded(choice: Choice, graph: Path, picture: Picture | None) -> tuple[_Row,
         road = Road(segmenter, encoded, choice.batch)
         road()
         opened.pop_all()
-    is_tiled = picture is not None and segmenter.tiling is not None
+    is_tiled = picture is not None and segmenter.processing.tiling is not None
     subject = subject_of(choice, segmenter)
     precision = "int8" if segmenter.card.precision == "int8" else subject.engine.precision
     return _Row(choice, graph, subject, encoded, precision, is_tiled), road

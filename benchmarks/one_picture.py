@@ -45,7 +45,7 @@ class Road:
     """
 
     def __init__(self, segmenter: Segmenter, encoded: bytes, batch: int = 1) -> None:
-        if batch > 1 and segmenter.tiling is not None:
+        if batch > 1 and segmenter.processing.tiling is not None:
             raise BenchError(f"{segmenter.model} cuts pictures into tiles, a picture at a time; give a batch of 1")
         self.segmenter, self._encoded, self._batch = segmenter, encoded, batch
         self._stages: dict[str, Callable[[Any], Any]] = {
@@ -77,17 +77,17 @@ class Road:
         return {stage: taken[stage] for stage in (*STAGES, PICTURE)}
 
     def _decode(self, _: None) -> list[Image]:
-        return [self.segmenter.read(self._encoded) for _ in range(self._batch)]
+        return [self.segmenter.processing.read(self._encoded) for _ in range(self._batch)]
 
     def _preprocess(self, images: list[Image]) -> list[Prepared]:
         self._sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return [self.segmenter.prepare(image) for image in images]
+        return [self.segmenter.processing.prepare(image) for image in images]
 
     def _network(self, prepared: list[Prepared]) -> list[NDArray[Any]]:
-        return self.segmenter.infer(prepared)
+        return self.segmenter.processing.infer(prepared)
 
     def _postprocess(self, outputs: list[NDArray[Any]]) -> list[Labels]:
-        self.labels = [self.segmenter.labels(*each) for each in zip(outputs, self._sizes, strict=True)]
+        self.labels = [self.segmenter.processing.labels(*each) for each in zip(outputs, self._sizes, strict=True)]
         return self.labels
 
     def _encode(self, labels: list[Labels]) -> None:

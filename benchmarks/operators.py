@@ -62,7 +62,7 @@ def profile_operators(choice: Choice, encoded: bytes, runs: int) -> tuple[Operat
     """
     with open_choice(choice) as segmenter:
         card, info = segmenter.card, segmenter.info
-        picture = whole_picture(card, segmenter.stages(encoded).decoded)
+        picture = whole_picture(card, segmenter.processing.read(encoded))
     if no_profile_of(info):
         return ()
     batch = to_graph(np.repeat(picture.batch, choice.batch, axis=0), card)

@@ -131,7 +131,7 @@ def measure_limit(
             scale = (segmented - start) / sum(result.timings[f"{stage}_ms"] for stage in stages)
             for stage in stages:
                 cpu_s[stage] += scale * result.timings[f"{stage}_ms"]
-    batches = [whole_picture(segmenter.card, segmenter.stages(path).decoded).batch for path in paths[:20]]
+    batches = [whole_picture(segmenter.card, segmenter.processing.read(path)).batch for path in paths[:20]]
     ways = {"one run with all cores": EngineOptions(), "a run on each core": segmenter.options}
     forward = {
         way: _forward_s(model, backend, segmenter.card, options, batches, len(paths)) for way, options in ways.items()

@@ -24,8 +24,9 @@ from segship.runtime.compare import Expected, compare, gate_of
 from segship.runtime.console import SizeType, run
 from segship.runtime.errors import ImageError
 from segship.runtime.images import read_image
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Stages
+from segship.runtime.segmenter import Segmenter
 
 COMMAND = "from segship.runtime.cli import main; main()"
 
@@ -82,18 +83,9 @@ def _forms(segmenter: Segmenter, picture: Path) -> Iterator[tuple[str, NDArray[A
         video = _one_frame(pixels, Path(folder) / "one.mkv")
         for name, source in (("command", str(picture)), ("stdin", "-"), ("video", str(video))):
             out = Path(folder) / name
-            options = [
-                "--backend",
-                segmenter.info.backend,
-                "--device",
-                "cpu",
-                "--save",
-                "mask",
-                "-q",
-                "--out",
-                str(out),
-            ]
-            options += [] if segmenter.tiling is None else ["--tile", "{}x{}".format(*segmenter.tiling.size)]
+            options = [*f"--backend {segmenter.info.backend} --device cpu --save mask -q --out".split(), str(out)]
+            if (tiling := segmenter.processing.tiling) is not None:
+                options += ["--tile", "{}x{}".format(*tiling.size)]
             command = [sys.executable, "-c", COMMAND, str(segmenter.model), source, *options]
             with picture.open("rb") as file:
                 subprocess.run(command, stdin=file, check=True)  # noqa: S603  # our own command

@@ -41,7 +41,7 @@ def measure_throughput(
     for runs in concurrencies:
         options = dataclasses.replace(choice.options, streams=runs)
         with open_choice(choice, options=options) as segmenter:
-            measured.append(_measured(segmenter, segmenter.read(encoded), runs, choice.batch, seconds))
+            measured.append(_measured(segmenter, segmenter.processing.read(encoded), runs, choice.batch, seconds))
     return tuple(measured)
 
 

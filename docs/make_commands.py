@@ -41,7 +41,7 @@ out, 130 after Ctrl-C.
 
 def reference() -> str:
     """Return the page as Markdown."""
-    commands = {name: _load(place) for name, place in COMMANDS.items()}
+    commands = {name: command_at(place) for name, place in COMMANDS.items()}
     contents = "\n".join(f"- [`{name}`](#{name}): {_first_sentence(command)}" for name, command in commands.items())
     sections = [_OPENING.format(contents=contents)]
     for name, command in commands.items():
@@ -51,7 +51,8 @@ def reference() -> str:
     return "\n".join(sections)
 
 
-def _load(place: str) -> click.Command:
+def command_at(place: str) -> click.Command:
+    """Return the click command at MODULE:NAME."""
     module, _, name = place.partition(":")
     command = getattr(importlib.import_module(module), name)
     assert isinstance(command, click.Command)

@@ -137,7 +137,7 @@ def expectations(
     engine = TorchBackend.of_network(reference.network)
     with Segmenter("the checkpoint", backend=engine, card=own_card, convert=convert) as segmenter:
         for picture in pictures:
-            yield picture, Expected.of(segmenter(picture.source), segmenter.stages(picture.source), card)
+            yield picture, Expected.of(segmenter(picture.source), segmenter.processing.stages(picture.source), card)
 
 
 def _compare_all(

@@ -176,7 +176,7 @@ def _among_each_other(
 
 def _as_expected(result: Result, engine: Segmenter, card: ModelCard) -> Expected:
     """Take what an engine says as what the others must say; of labels alone no near tie can be told."""
-    stages = engine.stages(result.image)
+    stages = engine.processing.stages(result.image)
     if result.logits is not None:
         return Expected.of(result, stages, card)
     return Expected(stages, None, result.labels, np.zeros(result.labels.shape, np.float32))

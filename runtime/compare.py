@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segship.runtime.card import ModelCard, Precision
 from segship.runtime.labels import Labels, labels_from_logits, probabilities_from_logits, resize_labels, upscale
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Stages
+from segship.runtime.segmenter import Segmenter
 
 ABSOLUTE_TOLERANCE: Final = 1e-4
 RELATIVE_TOLERANCE: Final = 1e-3
@@ -197,7 +198,7 @@ def first_differing_stage(expected: Expected, candidate: Segmenter, result: Resu
         candidate: the other engine, or the same on another machine.
         result: what it says of the picture, which it was given in the form in which the reference got it.
     """
-    reference, own = expected.stages, candidate.stages(result.image)
+    reference, own = expected.stages, candidate.processing.stages(result.image)
     if not np.array_equal(reference.decoded, own.decoded):
         return "decode"
     if _differ(reference.resized, own.resized):

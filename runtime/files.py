@@ -21,7 +21,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: if the place cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}")
+    begin = os.fsencode(path.stem)[:100].decode(errors="ignore")  # a name may have 255 bytes
+    temporary = path.with_name(f".{begin}.{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -38,7 +38,7 @@ from segship.runtime.compare import Expected
 from segship.runtime.errors import ModelError, one_line
 from segship.runtime.files import replacing
 from segship.runtime.labels import labels_dtype
-from segship.runtime.segmenter import Stages
+from segship.runtime.processing import Stages
 from segship.runtime.strict import parse
 
 FORMAT_VERSION: Final = 1

@@ -31,10 +31,11 @@ from segship.runtime.outputs import (
     output_paths,
     write_classes,
 )
+from segship.runtime.processing import Upscale
 from segship.runtime.records import record
 from segship.runtime.render import RgbImage
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Upscale
+from segship.runtime.segmenter import Segmenter
 from segship.runtime.segmenter_plan import card_of
 from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.sources import open_sources
@@ -227,7 +228,8 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
             frame = video.frame(result) if job.video else None
             told = dataclasses.replace(result, tag=item.place.as_posix())
             times = {"time_s": item.time_s, "captured": item.captured}
-            return item.place, frame, record(told, written, only=segmenter.only or (), **times), result.timings
+            known = record(told, written, only=segmenter.processing.only or (), **times)
+            return item.place, frame, known, result.timings
 
         def pictures() -> Iterator[SourceItem]:
             for item in plan.to_do(iter(source)):
@@ -254,10 +256,10 @@ def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
 def _outputs(job: Job, segmenter: Segmenter) -> OutputOptions:
     """Return how outputs are drawn, now that the model's classes are known."""
     outputs = job.knobs.outputs
-    if segmenter.only is not None:
-        outputs = dataclasses.replace(outputs, foreground=segmenter.only)
+    if segmenter.processing.only is not None:
+        outputs = dataclasses.replace(outputs, foreground=segmenter.processing.only)
     if job.video:  # all frames have one legend, or they would differ in size
-        ids = segmenter.only or range(segmenter.card.num_classes)
+        ids = segmenter.processing.only or range(segmenter.card.num_classes)
         outputs = dataclasses.replace(outputs, legend_ids=tuple(sorted(ids)))
     return outputs
 
@@ -284,9 +286,9 @@ def _holds_big_pictures(source: Source | None) -> bool:
 
 
 def _headline(segmenter: Segmenter) -> str:
-    card, tiling = segmenter.card, segmenter.tiling
+    card, tiling = segmenter.card, segmenter.processing.tiling
     name = card.network.arch if card.network else "network"
     height, width = card.preprocess.size
     tiles = "" if tiling is None else f", tiles of {tiling.size[0]}×{tiling.size[1]}, {tiling.overlap:.0%} overlap"
-    upscale = ", labels brought to size" if segmenter.upscale == "labels" else ""
+    upscale = ", labels brought to size" if segmenter.processing.upscale == "labels" else ""
     return f"{name} {height}×{width}{tiles}, {card.num_classes} classes{upscale}, by {segmenter.info}"

@@ -25,7 +25,7 @@ BIG_PX: Final = 32_000_000
 
 def is_for_strips(item: SourceItem, segmenter: Segmenter) -> bool:
     """Tell whether a picture is a TIFF so large that it is not held as a whole."""
-    return segmenter.tiling is not None and is_big(item.picture, above_px=BIG_PX)
+    return segmenter.processing.tiling is not None and is_big(item.picture, above_px=BIG_PX)
 
 
 def check_big(job: "Job", segmenter: Segmenter, items: Sequence[SourceItem]) -> None:
@@ -66,7 +66,7 @@ def infer_big(
             except ImageError as error:
                 report.skip(item, error)
                 continue
-        report.show(_record(result, item, paths, segmenter.only))
+        report.show(_record(result, item, paths, segmenter.processing.only))
 
 
 def _record(

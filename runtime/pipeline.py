@@ -58,7 +58,7 @@ class Outcome(Generic[Item, Done]):
 
     item: Item | None
     value: Done | None
-    error: Exception | None
+    error: BaseException | None
 
     def result(self) -> Done:
         """Return the value, or raise the error."""
@@ -77,13 +77,14 @@ def overlapped(
     """Run ``before``, ``network`` and ``after`` on each item, each stage beside the others.
 
     Memory does not grow with the number of items: they are read no faster than outcomes are taken. An error stays with
-    its item; where a run of several fails, each is run alone, so that it stays with those that cause it.
+    its item; where a run of several fails, each is run alone, so that it stays with those that cause it, and with all
+    where none does.
 
     Yields:
         Outcomes, in the order of the items, each as soon as it is there.
 
     Raises:
-        Exception: what reading ``items`` raises, after the outcomes of those before.
+        BaseException: what reading ``items`` raises, after the outcomes of those before.
     """
     road = _Road(iter(items), before, network, after, crew or Crew())
     try:
@@ -119,7 +120,7 @@ class _Road(Generic[Item, Ready, Raw, Done]):
         self._raw: deque[_Task[Item, Ready, Raw, Done]] = deque()
         self._preparing = self._running = self._beside = 0
         self._has_ended = self._is_closed = False
-        self._reading_error: Exception | None = None
+        self._reading_error: BaseException | None = None
         self._reader = threading.Thread(target=self._read, args=(items,), name="segship-reader", daemon=True)
         self._workers = [
             threading.Thread(target=self._work, name=f"segship-worker-{i}", daemon=True) for i in range(crew.workers)
@@ -162,7 +163,7 @@ class _Road(Generic[Item, Ready, Raw, Done]):
                     self._in_order.append(task)
                     self._fresh.append(task)
                     self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001  # handed on to whoever takes the outcomes
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever takes the outcomes
             self._reading_error = error
         finally:
             with self._changed:
@@ -223,7 +224,7 @@ class _Road(Generic[Item, Ready, Raw, Done]):
     def _prepare(self, task: _Task[Item, Ready, Raw, Done]) -> None:
         try:
             task.ready = self._before(task.item)
-        except Exception as error:  # noqa: BLE001  # handed on with its item
+        except BaseException as error:  # noqa: BLE001  # handed on with its item
             self._fail(task, error)
         with self._changed:
             self._preparing -= 1
@@ -237,12 +238,13 @@ class _Road(Generic[Item, Ready, Raw, Done]):
             raws = self._network([task.ready for task in batch])  # type: ignore[misc]  # all have been prepared
             for task, raw in zip(batch, raws, strict=True):
                 task.raw = raw
-        except Exception as error:  # noqa: BLE001  # handed on with the item that causes it
+        except BaseException as error:  # noqa: BLE001  # handed on with the item that causes it
             if len(batch) > 1:
                 for task in batch:
                     self._run_alone(task)
-            else:
-                self._fail(batch[0], error)
+            if all(task.done is None for task in batch):  # it is their number, and one by one would go on in silence
+                for task in batch:
+                    self._fail(task, error)
         with self._changed:
             self._running -= 1
             for task in batch:
@@ -254,18 +256,18 @@ class _Road(Generic[Item, Ready, Raw, Done]):
     def _run_alone(self, task: _Task[Item, Ready, Raw, Done]) -> None:
         try:
             (task.raw,) = self._network([task.ready])  # type: ignore[list-item]
-        except Exception as error:  # noqa: BLE001  # handed on with its item
+        except BaseException as error:  # noqa: BLE001  # handed on with its item
             self._fail(task, error)
 
     def _finish(self, task: _Task[Item, Ready, Raw, Done]) -> None:
         try:
             task.done = Outcome(None, self._after(task.raw), None)  # type: ignore[arg-type]
-        except Exception as error:  # noqa: BLE001  # handed on with its item
+        except BaseException as error:  # noqa: BLE001  # handed on with its item
             self._fail(task, error)
         with self._changed:
             task.raw = None
             self._beside -= 1
             self._changed.notify_all()
 
-    def _fail(self, task: _Task[Item, Ready, Raw, Done], error: Exception) -> None:
+    def _fail(self, task: _Task[Item, Ready, Raw, Done], error: BaseException) -> None:
         task.done = Outcome(task.item, None, error)

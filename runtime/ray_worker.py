@@ -127,7 +127,7 @@ class RayWorker:
         def write(result: Result) -> tuple[int, dict[str, Any], dict[str, float]]:
             number, name = result.tag
             paths = result.save(job.out, job.kinds, name=name, options=job.output_options)
-            known = record(dataclasses.replace(result, tag=number), paths, only=segmenter.only or ())
+            known = record(dataclasses.replace(result, tag=number), paths, only=segmenter.processing.only or ())
             return number, known, result.timings
 
         def fail(tag: tuple[int, Path], error: SegshipError) -> None:

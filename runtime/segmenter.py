@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segship.runtime.backends import Backend, EngineInfo, default_backend, load_backend
@@ -18,14 +17,13 @@ from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import CardError, ImageError, ModelError, SegshipError
-from segship.runtime.images import MAX_PIXELS, Conversion, ImageSource, read_image, source_name
-from segship.runtime.labels import Labels, labels_from_logits, resize_labels
-from segship.runtime.network import run_checked
+from segship.runtime.images import MAX_PIXELS, Conversion, ImageSource, source_name
 from segship.runtime.palette_text import parse_palette
-from segship.runtime.pipeline import Crew, overlapped
-from segship.runtime.postprocess import PostProcess, keep_only
-from segship.runtime.prepare import Run, TiledPicture, WholePicture, logits_of_tiles, whole_picture
+from segship.runtime.pipeline import overlapped
+from segship.runtime.postprocess import PostProcess
+from segship.runtime.prepare import TiledPicture, WholePicture
 from segship.runtime.preprocess import Image
+from segship.runtime.processing import Processing, Upscale
 from segship.runtime.proof import warn_if_unproven
 from segship.runtime.result import Result
 from segship.runtime.segmenter_plan import card_of, only_card, plan_batch, plan_crew, plan_tiles
@@ -34,23 +32,6 @@ from segship.runtime.source_item import SourceItem
 Extra = TypeVar("Extra")
 Tagged = ImageSource | tuple[ImageSource, Any] | SourceItem
 """A picture, a picture with a tag that comes back with its result, or an item of a source, which is its own tag."""
-
-Upscale = Literal["logits", "labels"]
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A picture on its way to the network.
-
-    Attributes:
-        decoded: (H, W, C), upright, of the card's depth and channels.
-        resized: (h, w, C); None where the graph resizes, or the picture is cut into tiles.
-        normalised: (1, C, h, w) float32; None where the graph normalises, or the picture is cut into tiles.
-    """
-
-    decoded: Image
-    resized: Image | None
-    normalised: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +69,12 @@ class Segmenter:
         palette: other colours than the card's: a palette's name, a file, or ``1=0,0,255;car=#ff0000``
             (:func:`~segship.runtime.palette_text.parse_palette`).
         isolate: run the engine in a process of its own, so that a crash of it is an error and not the end.
+
+    Attributes:
+        model: as given.
+        options: likewise.
+        processing: the stages of a picture, for those who want each on its own.
+        crew: who does the work of a stream.
 
     Raises:
         ModelError: if the model is missing or damaged, or the engine cannot run it.
@@ -131,32 +118,36 @@ class Segmenter:
             elif card is None:
                 raise CardError("an engine that is loaded already needs the card that it was loaded with")
             card = card if palette is None else parse_palette(palette, card)
-            self.card = card if size is None else card.at_size(size)
             at_once = plan_batch(self.model, card, backend.info, batch)
-            self._tile_card, self.tiling = plan_tiles(self.card, size, tile, overlap, at_once)
-            self.only = None if only is None else class_ids(only, card)
-            if self.tiling is not None and upscale == "labels":
-                raise CardError("logits of tiles lie at the picture's size already; leave out --upscale labels")
+            card = card if size is None else card.at_size(size)
+            self.processing = Processing(
+                backend,
+                card,
+                *plan_tiles(card, size, tile, overlap, at_once),
+                upscale="labels" if card.head == "labels" else upscale,
+                convert=frozenset(convert),
+                max_pixels=max_pixels,
+                post=post or PostProcess(),
+                only=None if only is None else class_ids(only, card),
+            )
             opened.pop_all()
-        self._backend, self._crew = backend, plan_crew(backend.info, at_once)
-        self.convert, self.max_pixels, self.post = frozenset(convert), max_pixels, post or PostProcess()
-        self.upscale: Upscale = "labels" if card.head == "labels" else upscale
+        self.crew = plan_crew(backend.info, at_once)
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the model, at the size that pictures are brought to."""
+        return self.processing.card
 
     @property
     def info(self) -> EngineInfo:
         """What really runs the network."""
-        return self._backend.info
+        return self.processing.backend.info
 
     @property
     def transfer_ns(self) -> int | None:
         """Nanoseconds that copies to and from the GPU took in all runs so far; None: the engine does not tell."""
-        transfer_ns: int | None = getattr(self._backend, "transfer_ns", None)
+        transfer_ns: int | None = getattr(self.processing.backend, "transfer_ns", None)
         return transfer_ns
-
-    @property
-    def crew(self) -> Crew:
-        """Who does the work of a stream."""
-        return self._crew
 
     def __call__(self, image: ImageSource) -> Result:
         """Segment one picture.
@@ -180,7 +171,7 @@ class Segmenter:
             ImageError: if one cannot be read.
             BackendError: if the engine fails or returns what the card does not promise.
         """
-        if self.tiling is not None:
+        if self.processing.tiling is not None:
             raise ModelError(
                 "pictures are cut into tiles here, which are run in batches of their own; call it with each"
             )
@@ -247,7 +238,7 @@ class Segmenter:
             before=lambda read: self._prepare(*read),
             network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
-            crew=dataclasses.replace(self._crew, reads_ahead=not is_live),
+            crew=dataclasses.replace(self.crew, reads_ahead=not is_live),
         )
         with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
             for outcome in stages:
@@ -262,13 +253,8 @@ class Segmenter:
         Raises:
             BackendError: if the engine fails.
         """
-        card = self._tile_card if self.tiling else self.card
-        height, width = card.frame or card.preprocess.size
-        form = card.preprocess
-        blank = np.zeros((height, width, form.channels), form.depth)
-        through = whole_picture(card, blank)
         for _ in range(runs):
-            run_checked(self._backend, card, np.repeat(through.batch, self._crew.batch, axis=0))
+            self.processing.warmup(self.crew.batch)
 
     def at_size(self, size: tuple[int, int]) -> "Segmenter":
         """Return the same engine with pictures brought to another size; it is closed by closing either.
@@ -276,119 +262,26 @@ class Segmenter:
         Raises:
             CardError: if the graph does not leave its size open, or not to this one.
         """
-        return Segmenter(self.model, **(self._arguments | {"backend": self._backend, "card": self.card, "size": size}))
-
-    def stages(self, image: ImageSource) -> Stages:
-        """Return what a picture is on its way to the network.
-
-        Raises:
-            ImageError: if it cannot be read.
-        """
-        form = self.card.preprocess
-        decoded = self.read(image)
-        if self.tiling is not None or self.card.frame is not None:
-            return Stages(decoded, None, None)
-        resized = form.geometry(decoded)
-        return Stages(decoded, resized, form.normalise(resized) if self.card.input_form == "float" else None)
-
-    def read(self, source: ImageSource | ImageError, name: str | None = None) -> Image:
-        """Do the first stage of a call: read a picture in the card's form, (H, W, C); messages call it ``name``.
-
-        Raises:
-            ImageError: if it cannot be read, or only with a lossy conversion that was not allowed.
-        """
-        form, frame = self.card.preprocess, self.card.frame
-        image = read_image(
-            source,
-            channels=form.channels,
-            depth=form.depth,
-            convert=self.convert,
-            max_pixels=self.max_pixels,
-            name=name,
-        )
-        if frame is not None and image.shape[:2] != frame:
-            raise ImageError(
-                f"{name or source_name(source)}: its {image.shape[0]}×{image.shape[1]} pixels do not fit a model of "
-                f"{frame[0]}×{frame[1]} frames (height × width); export one without --frame for pictures of any size"
-            )
-        return image
-
-    def prepare(self, image: Image) -> WholePicture | TiledPicture:
-        """Do the second stage of a call: bring a picture (H, W, C) into the form that the graph takes."""
-        tiling = self.tiling
-        if tiling is None:
-            return whole_picture(self.card, image)
-        is_covered = image.shape[0] <= tiling.size[0] and image.shape[1] <= tiling.size[1]
-        if is_covered and self.card.tile_overlap is None:
-            return whole_picture(self.card, image)
-        return TiledPicture(image, self._tile_card, tiling)
-
-    def infer(self, prepared: Sequence[WholePicture | TiledPicture]) -> list[NDArray[Any]]:
-        """Do the third stage of a call: return what the network says of each picture, (K, h, w) or (h, w), checked.
-
-        Whole pictures go through it in one run together.
-
-        Raises:
-            BackendError: if the engine fails or returns what the card does not promise.
-        """
-        whole = [picture for picture in prepared if isinstance(picture, WholePicture)]
-        if len(whole) == len(prepared) > 1:
-            together = self.run(np.concatenate([picture.batch for picture in whole]))
-            return [picture.of_output(output) for picture, output in zip(whole, together, strict=True)]
-        return [picture(self._run_of(picture)) for picture in prepared]
-
-    def labels(self, output: NDArray[Any], size: tuple[int, int]) -> Labels:
-        """Do the last stage of a call: what the network says of a picture to labels of its ``size`` (height, width)."""
-        card = self.card
-        if card.head == "labels":
-            labels = resize_labels(output, size)
-        elif self.upscale == "labels":
-            labels = resize_labels(labels_from_logits(output, (output.shape[1], output.shape[2]), card), size)
-        else:
-            labels = labels_from_logits(output, size, card)
-        if self.post:
-            labels = self.post.apply(labels, card)
-        return labels if self.only is None else keep_only(labels, self.only, card)
-
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Map the network's input, of one or more pictures, to what the network says of them, checked.
-
-        Args:
-            batch: (N, C, h, w) float32, or pixels (N, h, w, C), as the card describes it.
-
-        Returns:
-            Logits (N, K, h, w), float32, also where the graph returns their probabilities; or labels (N, h, w).
-
-        Raises:
-            BackendError: if the engine fails or returns what the card does not promise.
-        """
-        return run_checked(self._backend, self.card, batch)
-
-    def run_tiles(self, tiles: Sequence[Image]) -> NDArray[np.float32]:
-        """Map N tiles (h, w, C) of a picture in the card's form to their logits (N, K, h, w).
-
-        Raises:
-            BackendError: if the engine fails or returns what the card does not promise.
-        """
-        card = self._tile_card
-        return logits_of_tiles(card, tiles, lambda batch: run_checked(self._backend, card, batch))
+        other = {"backend": self.processing.backend, "card": self.card, "size": size}
+        return Segmenter(self.model, **(self._arguments | other))
 
     def describe(self) -> dict[str, Any]:
         """Return model, classes and what really runs, as plain values."""
+        tiling = self.processing.tiling
         return {
             "model": str(self.model),
             "network": self.card.network.arch if self.card.network else None,
             "size": list(self.card.preprocess.size),
             "resize": self.card.preprocess.resize,
-            "tile": None if self.tiling is None else list(self.tiling.size),
-            "tile_overlap": None if self.tiling is None else self.tiling.overlap,
+            "tile": None if tiling is None else list(tiling.size),
+            "tile_overlap": None if tiling is None else tiling.overlap,
             "task": self.card.task,
             "head": self.card.head,
-            "upscale": self.upscale,
+            "upscale": self.processing.upscale,
             "input": self.card.input_form,
             "frame": None if self.card.frame is None else list(self.card.frame),
             "dynamic": list(self.card.dynamic),
-            "batch": self._crew.batch,
+            "batch": self.crew.batch,
             "precision": self.card.precision,
             "classes": list(self.card.class_names),
             "engine": dataclasses.asdict(self.info),
@@ -396,7 +289,7 @@ class Segmenter:
 
     def close(self) -> None:
         """Free what the engine holds."""
-        self._backend.close()
+        self.processing.backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -415,27 +308,24 @@ class Segmenter:
     def _prepare(self, source: ImageSource | ImageError, tag: Any, read_ms: float | None = None) -> _Prepared:
         start = time.perf_counter()
         name = tag.name if isinstance(tag, SourceItem) else source_name(source)
-        image = self.read(source, name)
+        image = self.processing.read(source, name)
         decoded = time.perf_counter()
-        through = self.prepare(image)
+        through = self.processing.prepare(image)
         timings = {} if read_ms is None else {"read_ms": read_ms}
         timings |= {"decode_ms": (decoded - start) * 1000, "prepare_ms": _ms_since(decoded)}
         return _Prepared(name, tag, image, through, timings)
 
     def _infer(self, prepared: Sequence[_Prepared]) -> list[NDArray[Any]]:
         start = time.perf_counter()
-        outputs = self.infer([one.through for one in prepared])
+        outputs = self.processing.infer([one.through for one in prepared])
         for one in prepared:
             one.timings["network_ms"] = _ms_since(start) / len(prepared)
         return outputs
 
-    def _run_of(self, picture: WholePicture | TiledPicture) -> Run:
-        return lambda batch: run_checked(self._backend, picture.card, batch)
-
     def _finish(self, prepared: _Prepared, output: NDArray[Any]) -> Result:
         start = time.perf_counter()
         image, card = prepared.image, self.card
-        labels = self.labels(output, (image.shape[0], image.shape[1]))
+        labels = self.processing.labels(output, (image.shape[0], image.shape[1]))
         logits = None if card.head == "labels" else output
         prepared.timings["labels_ms"] = _ms_since(start)
         return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)

@@ -19,9 +19,9 @@ from segship.runtime.images import Page, in_form
 from segship.runtime.labels import Labels, labels_dtype, labels_from_logits
 from segship.runtime.outputs import OutputKind
 from segship.runtime.png import PngWriter
-from segship.runtime.postprocess import keep_only
 from segship.runtime.prepare import Tiling
 from segship.runtime.preprocess import Image
+from segship.runtime.processing import Processing
 from segship.runtime.render import DEFAULT_ALPHA, color_image, displayable, overlay_image, palette_table
 from segship.runtime.tiling import num_tiles, tiled_logit_blocks
 
@@ -88,8 +88,8 @@ def segment_by_strips(
     """
     start = time.perf_counter()
     tiling = check_strips(segmenter, list(paths))
-    with BigPicture(source, max_pixels=segmenter.max_pixels) as picture, contextlib.ExitStack() as stack:
-        rows = _Rows(picture, segmenter)
+    with BigPicture(source, max_pixels=segmenter.processing.max_pixels) as picture, contextlib.ExitStack() as stack:
+        rows = _Rows(picture, segmenter.processing)
         shades = _shades(rows) if "overlay" in paths and segmenter.card.preprocess.depth == "uint16" else None
         files = {kind: stack.enter_context(_png(path, kind, rows)) for kind, path in paths.items()}
         counter = _Counter(segmenter.card, progress)
@@ -106,19 +106,19 @@ def segment_by_strips(
 class _Rows:
     """A picture's rows in the card's form: read once, and held until they are taken."""
 
-    def __init__(self, picture: BigPicture, segmenter: "Segmenter") -> None:
-        self.picture, self.segmenter, self.size = picture, segmenter, picture.size
+    def __init__(self, picture: BigPicture, processing: Processing) -> None:
+        self.picture, self.processing, self.size = picture, processing, picture.size
         self._top = 0
         self._held = self.in_form(0, 0)
 
     def in_form(self, start: int, stop: int) -> Image:
         """Read rows, whatever is held."""
-        form = self.segmenter.card.preprocess
+        form = self.processing.card.preprocess
         return in_form(
             self.picture.rows(start, stop),
             channels=form.channels,
             depth=form.depth,
-            convert=self.segmenter.convert,
+            convert=self.processing.convert,
             name=self.picture.name,
         )
 
@@ -159,7 +159,8 @@ def check_strips(segmenter: "Segmenter", kinds: Sequence[OutputKind]) -> Tiling:
         ModelError: if the segmenter does not cut pictures into tiles.
         OutputError: if a kind cannot be written so, or labels are to be tidied up.
     """
-    if segmenter.tiling is None:
+    processing = segmenter.processing
+    if processing.tiling is None:
         raise ModelError(
             f"{segmenter.model} sees whole pictures, and one this large is segmented tile by tile only; "
             "say how large tiles are (--tile 512x512)"
@@ -169,53 +170,49 @@ def check_strips(segmenter: "Segmenter", kinds: Sequence[OutputKind]) -> Tiling:
             f"{', '.join(wrong)} of a picture this large cannot be written, since it is never held as a whole; "
             f"choose from {', '.join(STRIP_KINDS)}"
         )
-    if segmenter.post:
+    if processing.post:
         raise OutputError(
             "labels of a picture this large cannot be tidied up, since it is never held as a whole; "
             "leave that out, or cut the picture up"
         )
-    return segmenter.tiling
+    return processing.tiling
 
 
 def _fitting(tiling: Tiling, rows: _Rows) -> Tiling:
     """Return one tile, of the picture's size, where it would cover the picture, and the network sees whole pictures."""
     is_covered = all(side <= length for side, length in zip(rows.size, tiling.size, strict=True))
-    sees_tiles = rows.segmenter.card.tile_overlap is not None
+    sees_tiles = rows.processing.card.tile_overlap is not None
     return dataclasses.replace(tiling, size=rows.size) if is_covered and not sees_tiles else tiling
 
 
 def _strips_of_labels(rows: _Rows, tiling: Tiling, counter: _Counter) -> Iterator[Labels]:
     """Yield labels (h, W) from top to bottom."""
-    segmenter, width = rows.segmenter, rows.size[1]
+    processing, width = rows.processing, rows.size[1]
     total = num_tiles(rows.size, tiling.size, tiling.overlap)
-    strip: Labels = _empty_labels(segmenter, (0, width))
+    strip: Labels = _empty_labels(processing, (0, width))
     for block in tiled_logit_blocks(
         rows,
         rows.size,
-        segmenter.run_tiles,
-        num_logits=segmenter.card.num_logits,
+        processing.infer_tiles,
+        num_logits=processing.card.num_logits,
         tile=tiling.size,
         overlap=tiling.overlap,
         batch=tiling.batch,
     ):
         height, right = block.logits.shape[1], block.left + block.logits.shape[2]
         if block.left == 0:
-            strip = _empty_labels(segmenter, (height, width))
-        labels = labels_from_logits(block.logits, (height, right - block.left), segmenter.card)
-        strip[:, block.left : right] = _told_of(labels, segmenter)
+            strip = _empty_labels(processing, (height, width))
+        labels = labels_from_logits(block.logits, (height, right - block.left), processing.card)
+        strip[:, block.left : right] = processing.told_of(labels)
         counter.add(strip[:, block.left : right], total)
         if right == width:
             yield strip
 
 
-def _told_of(labels: Labels, segmenter: "Segmenter") -> Labels:
-    return labels if segmenter.only is None else keep_only(labels, segmenter.only, segmenter.card)
-
-
-def _empty_labels(segmenter: "Segmenter", size: tuple[int, int]) -> Labels:
+def _empty_labels(processing: Processing, size: tuple[int, int]) -> Labels:
     """Return labels of the type that a result's have."""
-    one = np.zeros((1, 1), labels_dtype(segmenter.card.num_classes))
-    return np.empty(size, _told_of(one, segmenter).dtype)
+    one = np.zeros((1, 1), labels_dtype(processing.card.num_classes))
+    return np.empty(size, processing.told_of(one).dtype)
 
 
 def _shades(rows: _Rows) -> NDArray[np.uint8]:
@@ -239,8 +236,8 @@ def _png(path: Path, kind: OutputKind, rows: _Rows) -> Iterator[PngWriter]:
     height, width = rows.size
     with replacing(path) as temporary, temporary.open("wb") as file:
         if kind == "mask":
-            dtype = _empty_labels(rows.segmenter, (0, 0)).dtype
-            palette = palette_table(rows.segmenter.card) if dtype == np.uint8 else None
+            dtype = _empty_labels(rows.processing, (0, 0)).dtype
+            palette = palette_table(rows.processing.card) if dtype == np.uint8 else None
             png = PngWriter(file, width, height, depth=8 * dtype.itemsize, palette=palette)
         else:
             png = PngWriter(file, width, height, channels=3)

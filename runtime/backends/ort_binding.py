@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from segship.runtime.backends.common import input_dtype, output_shape_of
 from segship.runtime.card import ModelCard
 
-_OUTPUT_TYPES: Final = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}
+_FLOATS: Final = {"float": "float32", "double": "float64"}
+"""What NumPy calls the types of ONNX that it calls otherwise."""
 
 
 class BoundRuns:
@@ -50,7 +51,8 @@ class _Bound:
     def __init__(self, ort: Any, session: Any, card: ModelCard, device: tuple[str, int]) -> None:
         self._ort, self._session, self._card, self._device = ort, session, card, device
         kinds = {output.name: output.type for output in session.get_outputs()}
-        self._output_type = _OUTPUT_TYPES[kinds[card.output_name]]
+        kind = kinds[card.output_name].removeprefix("tensor(").removesuffix(")")
+        self._output_type = np.dtype(_FLOATS.get(kind, kind))
         self._shape: tuple[int, ...] = ()
         self.transfer_ns = 0
 

@@ -1,17 +1,26 @@
-"""The commands' reference, and their completion by shells."""
+"""The commands' reference, their completion by shells, and how documents write them."""
 
+import importlib
 import os
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 SCRIPTS: Final[dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+DOCUMENTS: Final = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +80,57 @@ def test_a_shell_completes_files_by_itself() -> None:
 @pytest.mark.parametrize(("shell", "words"), [("zsh", "#compdef seg-infer"), ("fish", "complete --no-files")])
 def test_other_shells_are_told_how_to_ask(shell: str, words: str) -> None:
     assert words in completed("seg-infer", shell=shell)
+
+
+def written(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the project's commands in a document's shell blocks: program or benchmark's module, and arguments."""
+    for block in re.findall(r"^```shell\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+            words.whitespace_split = True
+            yield from _commands(list(words))
+
+
+def _commands(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    names = [n for n, word in enumerate(words) if word in SCRIPTS or word.startswith("segship.benchmarks.")]
+    if names and words[0] not in ("for", "docker"):  # a container's arguments are those of its entry point
+        start = names[0] + 1
+        rest = words[start:]
+        end = next((n for n, word in enumerate(rest) if word and set(word) <= set("|&;<>")), len(rest))
+        yield words[start - 1], rest[:end]
+        yield from _commands(rest[end + 1 :])
+
+
+def parsed(name: str, arguments: list[str], generator: dict[str, Any]) -> None:
+    """Let a command read its arguments, as far as no file need be there.
+
+    Raises:
+        click.UsageError: if it cannot.
+    """
+    if name in SCRIPTS:
+        command = generator["command_at"](generator["COMMANDS"][name])
+    else:
+        own = vars(importlib.import_module(name)).values()
+        command = next(value for value in own if isinstance(value, click.Command))
+    context = click.Context(command, info_name=name)
+    if isinstance(command, click.Group) and arguments[0] != "--help":
+        _, command, arguments = command.resolve_command(context, arguments)
+    command.make_parser(context).parse_args(list(arguments))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_documents_write_is_what_commands_take(document: Path, generator: dict[str, Any]) -> None:
+    for name, arguments in written(document.read_text("utf-8")):
+        try:
+            parsed(name, arguments, generator)
+        except click.UsageError as error:
+            pytest.fail(f"{document.name}: {name} {shlex.join(arguments)}: {error.format_message()}")
+
+
+def test_commands_are_found_in_a_document_and_wrong_ones_are_told(generator: dict[str, Any]) -> None:
+    text = "```shell\nls | seg-infer a.onnx - --save mask > x  # why\nif seg-check model m.onnx; then exit; fi\n```\n"
+    found = list(written(text + "```python\nseg-infer\n```\n"))
+    assert found == [("seg-infer", ["a.onnx", "-", "--save", "mask"]), ("seg-check", ["model", "m.onnx"])]
+    for arguments in (["a.onnx", "--sav", "mask"], ["a.onnx", "--limit"]):
+        with pytest.raises(click.UsageError):
+            parsed("seg-infer", arguments, generator)

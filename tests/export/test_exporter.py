@@ -208,7 +208,7 @@ def test_labels_and_probabilities_are_those_of_the_logits(
     for model in (path, tiny_labels_model):
         card = read_card(model)
         with Segmenter(model, backend="ort") as segmenter:
-            found[card.output_name] = segmenter._backend.run(batch)[0]
+            found[card.output_name] = segmenter.processing.backend.run(batch)[0]
     assert (found["labels"].dtype, found["labels"].shape) == (np.uint8, (48, 64))
     assert (found["labels"] == logits.argmax(axis=0)).mean() > 0.9999
     expected = np.exp(logits) / np.exp(logits).sum(axis=0)

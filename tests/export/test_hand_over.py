@@ -112,7 +112,7 @@ def _write_golden(path: Path, network: nn.Module, model: Path, picture: Path, ca
     with Segmenter("PyTorch", backend=TorchBackend.of_network(_Tuple(network)), card=plain) as reference:
         said = reference(picture)
     with Segmenter(model, backend="ort", device="cpu") as engine:
-        expected = Expected.of(said, engine.stages(picture), card)
+        expected = Expected.of(said, engine.processing.stages(picture), card)
     write_golden(path, card, content_sha256(model), [Example(picture.name, picture.read_bytes(), expected)])
     return path
 

@@ -12,8 +12,8 @@ from segship.runtime.card import ModelCard
 from segship.runtime.compare import LOOSE, STRICT, Comparison, Expected, Gate
 from segship.runtime.palettes import DEMO
 from segship.runtime.preprocess import Preprocess
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Stages
 
 TORCH = EngineInfo("torch", "PyTorch 2.13.0", "cpu", "fp32", 1)
 SAME = Comparison(11, 2e-6, 1e-6, 0.9999999, 0, 1000, 0, 0, (600, 400), (600, 400))

@@ -33,7 +33,7 @@ def load(write_conv_model: Callable[..., Path], conv_card: ModelCard, tmp_path: 
 
 def said(reference: Segmenter, picture: Photo) -> Expected:
     """Return what a reference says of a picture."""
-    return Expected.of(reference(picture), reference.stages(picture), reference.card)
+    return Expected.of(reference(picture), reference.processing.stages(picture), reference.card)
 
 
 def test_an_engine_that_says_the_same_is_the_same(load: Load, photo: Photo) -> None:

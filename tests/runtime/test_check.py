@@ -42,7 +42,7 @@ def _examples(model: Path, pictures: list[Path]) -> list[Example]:
             Example(
                 str(getattr(source, "name", "noise")),
                 source.read_bytes() if isinstance(source, Path) else b"",
-                Expected.of(segmenter(source), segmenter.stages(source), card),
+                Expected.of(segmenter(source), segmenter.processing.stages(source), card),
             )
             for source in (noise, *pictures)
         ]

@@ -50,7 +50,7 @@ def picture(tmp_path: Path, photo: NDArray[np.uint8]) -> Path:
 @pytest.fixture
 def golden(conv_model: Path, picture: Path, tmp_path: Path) -> Path:
     with Segmenter(conv_model, backend="ort", device="cpu") as segmenter:
-        expected = Expected.of(segmenter(picture), segmenter.stages(picture), segmenter.card)
+        expected = Expected.of(segmenter(picture), segmenter.processing.stages(picture), segmenter.card)
     path = tmp_path / "golden.npz"
     write_golden(
         path, read_card(conv_model), content_sha256(conv_model), [Example("p", picture.read_bytes(), expected)]

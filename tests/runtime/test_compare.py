@@ -19,8 +19,8 @@ from segship.runtime.compare import (
 )
 from segship.runtime.labels import labels_from_logits, resize_labels
 from segship.runtime.preprocess import Preprocess
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Stages
 
 SIZE = (12, 16)
 CARD = ModelCard(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)), Preprocess((6, 8)))

@@ -20,7 +20,7 @@ def test_a_single_pixel_that_differs_is_seen(
     picture = np.resize(photo, (height, 120, 3))
     with Segmenter(conv_model, backend="ort") as segmenter:
         result = segmenter(picture)
-        expected = Expected.of(result, segmenter.stages(picture), conv_card)
+        expected = Expected.of(result, segmenter.processing.stages(picture), conv_card)
     assert not _reds(comparison_image(expected, result))
     labels = result.labels.copy()
     labels[height // 2, 60] ^= 1

@@ -56,8 +56,9 @@ def test_a_place_that_is_a_folder_is_an_output_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_name_of_the_longest_length_can_be_written(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 251 + ".txt")
+@pytest.mark.parametrize("letters", ["n" * 251, "道" * 83])
+def test_a_name_of_the_longest_length_can_be_written(letters: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{letters}.txt"
     write_text(path, "text")
     assert path.read_text() == "text"
 

@@ -19,7 +19,7 @@ from segship.runtime.errors import ModelError
 from segship.runtime.golden import Example, read_golden, write_golden
 from segship.runtime.labels import labels_from_logits
 from segship.runtime.preprocess import Preprocess
-from segship.runtime.segmenter import Stages
+from segship.runtime.processing import Stages
 
 FEW = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CARD = ModelCard(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), Preprocess((8, 12)))

@@ -2,6 +2,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -147,6 +148,40 @@ def test_one_item_that_breaks_a_batch_does_not_take_the_others_with_it() -> None
     outcomes = list(overlapped(range(6), before=before, network=network, after=int, crew=Crew(2, 1, 6, 1)))
     assert [one.error is None for one in outcomes] == [True, True, True, False, True, True]
     assert max(sizes) > 1
+
+
+def test_a_number_that_the_network_cannot_take_is_not_made_smaller_in_silence() -> None:
+    all_are_ready = threading.Event()
+
+    def before(value: int) -> int:
+        if value == 3:
+            all_are_ready.set()
+        return value
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        assert all_are_ready.wait(SECONDS)
+        if len(values) > 1:
+            raise MemoryError("too many")
+        return values
+
+    outcomes = list(overlapped(range(4), before=before, network=network, after=int, crew=Crew(2, 1, 4, 1)))
+    assert [str(one.error) for one in outcomes] == ["too many"] * 4
+
+
+@pytest.mark.parametrize("stage", ["before", "network", "after", "items"])
+def test_a_stage_that_wants_the_program_to_end_ends_the_stream(stage: str) -> None:
+    def leave(*_: Any) -> Any:
+        raise SystemExit(5)
+
+    def leaving() -> Iterator[int]:
+        yield 0
+        leave()
+
+    stages: dict[str, Any] = {"before": int, "network": list, "after": int} | {stage: leave}
+    stages.pop("items", None)
+    items = leaving() if stage == "items" else range(9)
+    with pytest.raises(SystemExit):
+        _ = [outcome.result() for outcome in overlapped(items, **stages)]
 
 
 def test_the_next_picture_is_read_while_the_network_runs() -> None:

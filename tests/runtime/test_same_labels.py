@@ -14,8 +14,9 @@ from PIL import Image as PillowImage
 
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.compare import STRICT, Expected, compare
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Stages
+from segship.runtime.segmenter import Segmenter
 
 Photo = NDArray[np.uint8]
 Run = Callable[..., tuple[int, str, str]]
@@ -44,7 +45,7 @@ def video(photo: Photo, tmp_path: Path) -> Path:
 
 def reference(model: Path, engine: str, way: str, photo: Photo) -> Result:
     with Segmenter(model, backend=engine, device="cpu", **WAYS[way]) as segmenter:
-        assert (segmenter.tiling is None) == (way == "whole")
+        assert (segmenter.processing.tiling is None) == (way == "whole")
         return segmenter(photo)
 
 

@@ -26,10 +26,12 @@ from segship.runtime.errors import BackendError, CardError, ImageError, ModelErr
 from segship.runtime.images import Conversion, ImageSource
 from segship.runtime.labels import labels_from_logits
 from segship.runtime.model_file import content_sha256, read_card, write_card
+from segship.runtime.network import run_checked
 from segship.runtime.outputs import OutputOptions
 from segship.runtime.postprocess import PostProcess
+from segship.runtime.processing import Stages
 from segship.runtime.result import Result
-from segship.runtime.segmenter import Segmenter, Stages
+from segship.runtime.segmenter import Segmenter
 from segship.runtime.source_item import SourceItem
 from segship.runtime.sources import open_sources
 
@@ -477,11 +479,11 @@ def test_an_open_size_is_chosen_when_a_model_is_loaded_or_later(
         assert (segmenter.card.preprocess.size, other.card.preprocess.size) == ((24, 32), (40, 16))
         later = segmenter.at_size((40, 16))
         np.testing.assert_array_equal(later(photo).labels, other(photo).labels)
-        assert later.stages(photo).resized is not None
-        assert later.run(np.zeros((1, 3, 40, 16), np.float32)).shape[-2:] == (40, 16)
+        assert later.processing.stages(photo).resized is not None
+        assert later.processing.infer([later.processing.prepare(photo)])[0].shape[-2:] == (40, 16)
         assert (segmenter(photo).labels != other(photo).labels).any()
         with pytest.raises(BackendError, match="its card promises"):
-            segmenter.run(np.zeros((1, 3, 40, 16), np.float32))
+            run_checked(segmenter.processing.backend, segmenter.card, np.zeros((1, 3, 40, 16), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -502,7 +504,7 @@ def test_a_model_for_frames_takes_no_other_pictures(engine: str, conv: Callable[
     model = conv(frame=(24, 32), input_form="pixels", head="labels", output_name="labels")
     with Segmenter(model, backend=engine) as segmenter:
         assert segmenter(photo[:24, :32]).labels.shape == (24, 32)
-        stages = segmenter.stages(photo[:24, :32])
+        stages = segmenter.processing.stages(photo[:24, :32])
         assert (stages.resized, stages.normalised) == (None, None)
         with pytest.raises(ImageError, match=r"its 90×120 pixels do not fit a model of 24×32 frames"):
             segmenter(photo)
@@ -543,7 +545,7 @@ def test_what_was_not_proven_is_said_once(conv: Callable[..., Path], photo: Phot
     assert caught[0].filename == __file__
     with segmenter:
         segmenter(photo)
-        segmenter.stages(photo)
+        segmenter.processing.stages(photo)
     write_card(model, dataclasses.replace(card, threshold=0.4))
     with pytest.warns(UnprovenWarning, match="its graph, weights or card were changed since"):
         Segmenter(model, backend="ort", device="cpu").close()
@@ -661,7 +663,7 @@ def test_classes_that_were_not_asked_for_become_no_class(tiny_model: Path, ort: 
     labels, card = ort(photo).labels, ort.card
     for only in (f"{card.class_names[1].upper()}, 2", [card.class_names[1], card.class_names[2]]):
         with Segmenter(tiny_model, backend="ort", only=only) as segmenter:
-            assert segmenter.only == frozenset({1, 2})
+            assert segmenter.processing.only == frozenset({1, 2})
             result = segmenter(photo)
         np.testing.assert_array_equal(result.labels, np.where(np.isin(labels, (1, 2)), labels, card.ignore_index))
         assert sum(result.areas.values()) == pytest.approx(np.isin(labels, (1, 2)).mean())
@@ -800,7 +802,8 @@ def test_a_segmenter_goes_to_another_process_as_what_it_was_made_of(open_model: 
         expected, packed = segmenter(photo), pickle.dumps(segmenter)
     with pickle.loads(packed) as copy:
         assert copy.describe() == segmenter.describe()
-        assert (copy.post, copy.only, copy.convert) == (segmenter.post, segmenter.only, segmenter.convert)
+        ours, theirs = segmenter.processing, copy.processing
+        assert (theirs.post, theirs.only, theirs.convert) == (ours.post, ours.only, ours.convert)
         result = copy(photo)
     np.testing.assert_array_equal(result.labels, expected.labels)
     np.testing.assert_array_equal(result.color(), expected.color())
