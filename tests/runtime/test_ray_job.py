@@ -172,7 +172,6 @@ def test_a_killed_worker_loses_no_picture_and_doubles_none(
     assert _content(tmp_path / "far") == _content(tmp_path / "near")
     record = log.records[3]
     assert record["source"] == str(pictures[3])
-    assert record["index"] == 3
     assert record["outputs"] == {kind: str(tmp_path / f"far/{kind}/deep/03.png") for kind in KINDS}
     assert sum(area["pixels"] for area in record["areas"].values()) == 30 * 40
 
