@@ -42,8 +42,11 @@ class Crew:
 
     @property
     def in_flight(self) -> int:
-        """How many items may be under way: enough that nobody waits, and memory does not grow with their number."""
-        return 2 * self.workers + self.runs * (self.batch - 1)
+        """How many items may be under way: enough that nobody waits, and memory does not grow with their number.
+
+        While one batch is in the network, the next one is made ready.
+        """
+        return 2 * (self.workers + self.runs * (self.batch - 1))
 
 
 @dataclass(frozen=True)

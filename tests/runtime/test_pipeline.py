@@ -184,6 +184,22 @@ def test_a_stage_that_wants_the_program_to_end_ends_the_stream(stage: str) -> No
         _ = [outcome.result() for outcome in overlapped(items, **stages)]
 
 
+def test_a_whole_batch_is_made_ready_while_another_is_in_the_network() -> None:
+    ready, two_batches = itertools.count(1), threading.Event()
+
+    def before(value: int) -> int:
+        if next(ready) == 16:
+            two_batches.set()
+        return value
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        assert two_batches.wait(SECONDS)
+        return values
+
+    outcomes = list(overlapped(range(16), before=before, network=network, after=int, crew=Crew(3, 1, 8, 1)))
+    assert [one.result() for one in outcomes] == list(range(16))
+
+
 def test_the_next_picture_is_read_while_the_network_runs() -> None:
     second_is_ready = threading.Event()
 
