@@ -5,17 +5,16 @@ python -m segship.benchmarks.accuracy model.onnx --data camvid:DIR --checkpoint 
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from segship.benchmarks.record import Accuracy, BenchError
+from segship.benchmarks.record import Accuracy, BenchError, digest
 from segship.runtime.card import ModelCard
 from segship.runtime.console import run
 from segship.runtime.palettes import ClassTable
@@ -26,23 +25,21 @@ from segship.training.data import IGNORE_INDEX, Dataset, Sample, open_dataset, s
 from segship.training.metrics import ConfusionMatrix
 
 
-def measure_accuracy(
-    segmenter: Segmenter, dataset: Dataset, data_name: str, tick: Callable[[], None] | None = None
-) -> Accuracy:
+def measure_accuracy(segmenter: Segmenter, dataset: Dataset, data_name: str) -> Accuracy:
     """Measure how right a model is, through the runtime that ships.
 
     Args:
         segmenter: the model in its engine.
         dataset: pictures with their truth.
         data_name: what the dataset is called in the record: ``camvid, validation``.
-        tick: called after each picture.
 
     Raises:
         BenchError: if model and dataset do not have the same classes, or no pixel has a truth.
         DatasetError: if a picture or its mask cannot be read.
         ImageError: if a picture is none that the model takes.
     """
-    scores = confusion_matrix(segmenter, dataset, tick).scores()
+    names: list[str] = []
+    scores = confusion_matrix(segmenter, dataset, names.append).scores()
     if math.isnan(scores.miou):
         raise BenchError(f"{data_name} has {len(dataset)} pictures and no pixel with a class; give data with masks")
     iou = [None if math.isnan(value) else float(value) for value in scores.iou]
@@ -52,11 +49,17 @@ def measure_accuracy(
         scores.miou,
         scores.pixel_accuracy,
         dict(zip(segmenter.card.class_names, iou, strict=True)),
+        digest("\0".join(names).encode(errors="backslashreplace")),
     )
 
 
-def confusion_matrix(segmenter: Segmenter, dataset: Dataset, tick: Callable[[], None] | None = None) -> ConfusionMatrix:
+def confusion_matrix(segmenter: Segmenter, dataset: Dataset, tick: Callable[[str], object]) -> ConfusionMatrix:
     """Count what a model makes of each pixel with a truth; pictures are read and counted beside the network.
+
+    Args:
+        segmenter: the model in its engine.
+        dataset: pictures with their truth.
+        tick: called after each picture, in their order, with its name.
 
     Raises:
         BenchError: if model and dataset do not have the same classes.
@@ -64,16 +67,17 @@ def confusion_matrix(segmenter: Segmenter, dataset: Dataset, tick: Callable[[], 
     check_classes(segmenter.model, segmenter.card, dataset)
     total = ConfusionMatrix(segmenter.card.num_classes, IGNORE_INDEX)
 
-    def count(result: Result) -> NDArray[np.int64]:
+    def count(result: Result) -> tuple[str, NDArray[np.int64]]:
+        name, labels = result.tag
         matrix = ConfusionMatrix(total.num_classes, IGNORE_INDEX)
-        matrix.add(result.tag, result.labels)
-        return matrix.counts
+        matrix.add(labels, result.labels)
+        return name, matrix.counts
 
     samples = (dataset[index] for index in range(len(dataset)))
-    for counts in segmenter.stream(((sample.image, sample.labels) for sample in samples), then=count):
+    tagged = ((sample.image, (sample.name, sample.labels)) for sample in samples)
+    for name, counts in segmenter.stream(tagged, then=count):
         total.counts += counts
-        if tick is not None:
-            tick()
+        tick(name)
     return total
 
 
@@ -148,7 +152,7 @@ def accuracy(model: Path, data: str, checkpoint: Path | None, backends: tuple[st
         for path, backend in runs:
             with Segmenter(path, backend=backend, device="cpu") as segmenter:
                 pictures = progress.add_task(segmenter.info.engine, total=len(dataset))
-                matrix = confusion_matrix(segmenter, dataset, partial(progress.advance, pictures))
+                matrix = confusion_matrix(segmenter, dataset, _advancing(progress, pictures))
                 figures.append((segmenter.info.engine, segmenter.card.class_names, matrix.scores()))
     table = Table(title=f"{model.name} on {len(dataset)} pictures of {name}")
     table.add_column("")
@@ -159,6 +163,10 @@ def accuracy(model: Path, data: str, checkpoint: Path | None, backends: tuple[st
     for class_id, class_name in enumerate(figures[0][1]):
         table.add_row(f"IoU {class_name}", *(f"{scores.iou[class_id]:.5f}" for _, _, scores in figures))
     Console(width=100).print(table)
+
+
+def _advancing(progress: Progress, task: TaskID) -> Callable[[str], None]:
+    return lambda _: progress.advance(task)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segship.benchmarks.record import BenchError
+from segship.benchmarks.record import BenchError, digest
 from segship.runtime.card import ModelCard
 from segship.runtime.png import encode_png
 from segship.runtime.preprocess import FULL_SCALE, Image
@@ -27,6 +27,11 @@ class Picture:
 
     name: str
     encoded: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of the bytes."""
+        return digest(self.encoded)
 
 
 def chosen_picture(path: Path | None, data: tuple[Dataset, str] | None) -> Picture | None:

@@ -3,10 +3,11 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from segship.benchmarks.distribution import Distribution, percentile
+from segship.benchmarks.model_names import distinct_names
 from segship.benchmarks.record import PICTURE, Bench, Entry, runs_of
 from segship.training.plots import new_figure, save_figure
 
@@ -21,7 +22,7 @@ LATENCY: Final = "latency.png"
 _COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7a7a7a")
 """Okabe and Ito's (2008), which those who see red and green alike tell apart."""
 
-_MARKERS: Final = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
+_MARKERS: Final = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^", "int8 (bf16)": "v", "int8 (fp16)": "<"}
 _OTHER_MARKER: Final = "P"
 _INK, _FAINT = "#333333", "#d9d9d9"
 _BINS: Final = 30
@@ -55,7 +56,7 @@ def draw_pareto(bench: Bench, path: Path) -> bool:
     _draw_front(axes, places)
     colors = _colors_of([entry for *_, entry in points])
     for latency_ms, miou, entry in points:
-        marker = _MARKERS.get(entry.subject.engine.precision, _OTHER_MARKER)
+        marker = _MARKERS.get(entry.subject.precision, _OTHER_MARKER)
         color = colors[_engine(entry)]
         axes.plot(latency_ms, miou, marker, color=color, markersize=9, markeredgecolor="white", zorder=3)
     _add_legend(axes, colors, [entry for *_, entry in points])
@@ -64,7 +65,7 @@ def draw_pareto(bench: Bench, path: Path) -> bool:
     axes.set_ylabel(f"mIoU, {accuracy.images} pictures of {_text(accuracy.data)}", color=_INK)
     axes.set_title(f"Accuracy against latency{_quick(bench)}", loc="left", color=_INK, fontweight="bold")
     figure.draw_without_rendering()  # makes the layout, in which labels find their places
-    _label(axes, places, [_short_name(entry) for *_, entry in points])
+    _label(axes, places, _short_names([entry for *_, entry in points]))
     save_figure(path, figure)
     return True
 
@@ -144,7 +145,7 @@ def _add_legend(axes: "Axes", colors: Mapping[str, str], entries: Sequence[Entry
     handles: list[Artist] = [
         Line2D([], [], marker="o", color=color, label=_text(name), **style) for name, color in colors.items()
     ]
-    precisions = dict.fromkeys(entry.subject.engine.precision for entry in entries)
+    precisions = dict.fromkeys(entry.subject.precision for entry in entries)
     handles += [
         Line2D([], [], linestyle="none", label=""),
         *(
@@ -211,7 +212,7 @@ def _draw_together(axes: "Axes", entries: Sequence[Entry], colors: Mapping[str, 
     axes.set_xscale("log")
     axes.set_xlim(lowest / 1.3, highest * 1.3)
     axes.set_ylim(len(entries) - 0.5, -0.5)
-    axes.set_yticks(range(len(entries)), [_long_name(entry) for entry in entries], fontsize=9, color=_INK)
+    axes.set_yticks(range(len(entries)), _long_names(entries), fontsize=9, color=_INK)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -263,14 +264,16 @@ def _median_ms(entry: Entry) -> float:
     return percentile(_times_ms(entry), 0.5) / entry.subject.batch
 
 
-def _short_name(entry: Entry) -> str:
-    batch = f", batch {entry.subject.batch}" if entry.subject.batch > 1 else ""
-    return _text(f"{Path(entry.subject.model).stem}{batch}")
+def _short_names(entries: Sequence[Entry]) -> list[str]:
+    names = distinct_names(entry.subject.model for entry in entries)
+    batches = [f", batch {entry.subject.batch}" if entry.subject.batch > 1 else "" for entry in entries]
+    stems = [PurePath(names[entry.subject.model]).with_suffix("").as_posix() for entry in entries]
+    return [_text(stem + batch) for stem, batch in zip(stems, batches, strict=True)]
 
 
-def _long_name(entry: Entry) -> str:
-    first, _, rest = entry.subject.name.partition(", ")
-    return _text(f"{first}\n{rest}")
+def _long_names(entries: Sequence[Entry]) -> list[str]:
+    names = distinct_names(entry.subject.model for entry in entries)
+    return [_text(f"{names[entry.subject.model]}\n{entry.subject.called('').removeprefix(', ')}") for entry in entries]
 
 
 def _quick(bench: Bench) -> str:

@@ -9,20 +9,15 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from segship.benchmarks.distribution import Distribution, is_stable, paired_ratio
+from segship.benchmarks.bench_notes import NOT_KNOWN, UNSTABLE, is_unstable, notes
+from segship.benchmarks.distribution import Distribution, paired_ratio
+from segship.benchmarks.model_names import distinct_names
 from segship.benchmarks.operators import operator_table
 from segship.benchmarks.record import PICTURE, STAGES, Bench, Entry, Memory, runs_of
 
-UNSTABLE: Final = "unstable"
-_OVERHEAD: Final = 0.01
-"""Share of the smallest median above which what measuring adds is told."""
 _MEGABYTE: Final = 1e6
-_TEXTS: Final = {"model", "engine", "device", "precision", "size", "certificate", "", "class"}
+_TEXTS: Final = {"model", "engine", "device", "precision", "size", "certificate", "note", "class"}
 _PADDING: Final = 3  # characters between two columns
-_ABOVE_THE_ROOF: Final = (
-    "something else ran while the peak was measured, the engine needs fewer products than are counted (Winograd's "
-    "convolutions), or tensors stay in caches, which are faster than memory"
-)
 Columns = dict[str, Callable[[Entry], str]]
 
 
@@ -46,35 +41,6 @@ def bench_tables(bench: Bench) -> tuple[Table, ...]:
     tables += [_iou_table(bench)] if any(entry.accuracy for entry in bench.entries) else []
     tables += [operator_table(bench.entries)] if any(entry.operators for entry in bench.entries) else []
     return tuple(table for table in tables if table.columns[-1].header != "engine")  # it has figures
-
-
-def notes(bench: Bench) -> list[str]:
-    """Return what must be known to read the tables, a line each."""
-    lines = [f"Picture: {bench.picture}."]
-    engines: dict[str, list[str]] = {}
-    for number, entry in enumerate(bench.entries, 1):
-        engines.setdefault(str(entry.subject.engine), []).append(str(number))
-    lines += [f"Row{'s' * (len(rows) > 1)} {', '.join(rows)}: {engine}." for engine, rows in engines.items()]
-    if len(bench.entries) > 1:
-        lines.append(
-            "× row 1: median time of a picture over that of row 1, turn by turn, with its interval of 95 % confidence."
-        )
-    if batches := sorted({entry.subject.batch for entry in bench.entries} - {1}):
-        many = ", ".join(map(str, batches))
-        lines.append(f"Milliseconds of a batch of {many} are of all its pictures; × row 1 and images/s of one.")
-    if any(_is_unstable(entry) for entry in bench.entries):
-        lines.append(f"{UNSTABLE}: the medians of three parts of the run differ by more than 10 %; measure again.")
-    smallest = min((statistics.median(entry.latency.samples_ns[PICTURE]) for entry in bench.entries), default=0.0)
-    if smallest and bench.overhead_ns / smallest >= _OVERHEAD:
-        lines.append(
-            f"Measuring itself adds {bench.overhead_ns / 1000:.0f} µs to each run, "
-            f"{bench.overhead_ns / smallest:.1%} of the smallest median."
-        )
-    shares = [0.0 if entry.roofline is None else entry.roofline.share or 0.0 for entry in bench.entries]
-    if above := [str(row) for row, share in enumerate(shares, 1) if round(share, 2) > 1]:
-        lines.append(f"A share above 100 % (row {', '.join(above)}): {_ABOVE_THE_ROOF}.")
-    lines += [f"Left out of row {row}: {lack}." for row, entry in enumerate(bench.entries, 1) for lack in entry.lacks]
-    return lines + [f"Not measured: {failed.model}, {failed.asked}: {failed.error}" for failed in bench.failures]
 
 
 def fitting(table: Table, width: int) -> Iterator[Table]:
@@ -137,7 +103,7 @@ def _main(bench: Bench) -> Columns:
     first = bench.entries[0]
     return {
         "device": _where_they_differ(bench, lambda entry: entry.subject.engine.device),
-        "precision": lambda entry: entry.subject.engine.precision,
+        "precision": lambda entry: entry.subject.precision,
         "size": lambda entry: "×".join(map(str, entry.subject.size)),
         "batch": _where_they_differ(bench, lambda entry: str(entry.subject.batch)),
         "mIoU": lambda entry: f"{entry.accuracy.miou:.4f}" if entry.accuracy else "",
@@ -149,7 +115,7 @@ def _main(bench: Bench) -> Columns:
         ),
         "MB": lambda entry: f"{entry.memory.model_bytes / _MEGABYTE:.1f}" if entry.memory else "",
         "certificate": lambda entry: entry.subject.certificate or "none",
-        "": lambda entry: UNSTABLE if _is_unstable(entry) else "",
+        "note": lambda entry: UNSTABLE if is_unstable(entry) else "",
     }
 
 
@@ -193,8 +159,10 @@ def _costs(bench: Bench) -> Columns:
 def _roofline() -> Columns:
     def figure(name: str, form: str) -> Callable[[Entry], str]:
         def cell(entry: Entry) -> str:
-            value = None if entry.roofline is None else getattr(entry.roofline, name)
-            return "" if value is None else format(value, form)
+            if entry.roofline is None:
+                return ""
+            value = getattr(entry.roofline, name)
+            return NOT_KNOWN if value is None else format(value, form)
 
         return cell
 
@@ -209,8 +177,9 @@ def _roofline() -> Columns:
 
 def _table(title: str, bench: Bench, columns: Columns) -> Table:
     """Return a table of all rows; columns in which no row has anything are left out."""
+    names = distinct_names(entry.subject.model for entry in bench.entries)
     keys: Columns = {
-        "model": lambda entry: entry.subject.model.rpartition("/")[2],
+        "model": lambda entry: names[entry.subject.model],
         "engine": lambda entry: entry.subject.asked,
     }
     cells = {name: [cell(entry) for entry in bench.entries] for name, cell in (keys | columns).items()}
@@ -270,10 +239,6 @@ def _ratio(first: Entry, entry: Entry) -> str:
     pairs = min(len(ours), len(theirs))  # the slower one has its seconds after fewer turns
     ratio = paired_ratio(theirs[:pairs], ours[:pairs])
     return f"{ratio.median:.2f} ({ratio.low:.2f}…{ratio.high:.2f})"
-
-
-def _is_unstable(entry: Entry) -> bool:
-    return not is_stable(entry.latency.samples_ns[PICTURE])
 
 
 def _plain(cell: object) -> str:

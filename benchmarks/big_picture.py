@@ -8,22 +8,24 @@ whole. A process of its own segments it by strips, and tells its peak of residen
 
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from segship.benchmarks.processes import run_own
 from segship.runtime.console import run
 from segship.runtime.images import read_image
 from segship.runtime.source_files import find_images
 
-_SEGMENT = """
-import json, resource, sys
+_LIMIT_S: Final = 24 * 3600.0
+_SEGMENT: Final = """
+import json, sys
 from pathlib import Path
+from segship.benchmarks.processes import peak_bytes
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.strips import segment_by_strips
@@ -32,12 +34,10 @@ a = json.loads(sys.argv[1])
 options = EngineOptions(memory_arena=a["arena"])
 with Segmenter(a["model"], backend=a["backend"], tile=a["tile"] and tuple(a["tile"]), overlap=a["overlap"],
                batch=a["batch"], max_pixels=1 << 40, options=options) as segmenter:
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = peak_bytes()
     paths = {kind: Path(a["out"]) / f"{kind}.png" for kind in a["save"].split(",")}
     result = segment_by_strips(segmenter, a["picture"], paths)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": result.seconds, "tiles": result.tiles, "loaded_kib": loaded, "peak_kib": peak,
-                  "areas": result.areas}))
+print(json.dumps({"seconds": result.seconds, "tiles": result.tiles, "loaded": loaded, "peak": peak_bytes()}))
 """
 
 
@@ -81,13 +81,12 @@ def big_picture(
         "save": save,
         "out": str(out),
     }
-    command = [sys.executable, "-c", _SEGMENT, json.dumps(arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own program
-    found = json.loads(done.stdout.splitlines()[-1])
+    told = run_own(["-c", _SEGMENT, json.dumps(arguments)], _LIMIT_S, name=f"{model} in a process of its own")
+    found = json.loads(told.splitlines()[-1])
     click.echo(
         f"{side}×{side}, {backend}, writes {save}: {found['seconds']:.1f} s, {found['tiles']} tiles "
-        f"({found['seconds'] / found['tiles'] * 1000:.0f} ms each), peak {found['peak_kib'] / 2**20:.2f} GiB resident "
-        f"({found['loaded_kib'] / 2**20:.2f} with the model loaded), file of {mosaic.stat().st_size / 2**20:.0f} MiB"
+        f"({found['seconds'] / found['tiles'] * 1000:.0f} ms each), peak {found['peak'] / 1e9:.2f} GB resident "
+        f"({found['loaded'] / 1e9:.2f} with the model loaded), file of {mosaic.stat().st_size / 1e6:.0f} MB"
     )
 
 

@@ -21,6 +21,9 @@ _PROMISE: Final = ("tensorrt", "openvino", "ort")
 """Engines that were mostly the fastest, best first; others come after them."""
 
 _OWN_PRECISION: Final = ("openvino", "tensorrt")
+_CPU_BATCH: Final = 4
+"""A CPU gains little by more pictures in a run than that, if anything."""
+
 _SEVERAL_STREAMS: Final = ("openvino", "ort", "tensorrt")
 
 
@@ -75,7 +78,7 @@ def candidates(
 ) -> list[list[Choice]]:
     """Return what may be tried: of each model in each engine first the usual settings, then others of the same.
 
-    Others are fewer threads, on a GPU a batch, and where pictures a second are asked for, several runs at once.
+    Others are fewer threads, and where pictures a second are asked for, several runs at once.
 
     Args:
         models: exported files.
@@ -83,8 +86,6 @@ def candidates(
         threads: of each engine; None: all, half and one of the CPUs.
         for_rate: whether pictures a second are asked for.
 
-    Raises:
-        ModelError: if a file is missing or damaged.
     """
     tries = []
     for engine in engines:
@@ -95,6 +96,18 @@ def candidates(
                 own = dataclasses.replace(choice, asked=f"{choice.asked}:precision=engine")
                 tries.append(_variants(own, for_rate=for_rate))
     return tries
+
+
+def in_batches(choice: Choice) -> list[Choice]:
+    """Return settings with several pictures in a run, where the file leaves their number open and cuts no tiles.
+
+    Raises:
+        ModelError: if the file is missing or damaged.
+    """
+    card = card_of(choice.model)
+    if "batch" not in card.dynamic or card.tile_overlap is not None:
+        return []
+    return [dataclasses.replace(choice, batch=_CPU_BATCH if choice.device == "cpu" else GPU_BATCH)]
 
 
 def command_line(choice: Choice, engine: EngineInfo) -> str:
@@ -138,9 +151,7 @@ def _asked(choice: Choice, engine: EngineInfo) -> dict[str, Any]:
 
 def _variants(choice: Choice, *, for_rate: bool) -> list[Choice]:
     if choice.device != "cpu":
-        is_open = "batch" in card_of(choice.model).dynamic
-        batches = [dataclasses.replace(choice, batch=GPU_BATCH)] if for_rate and is_open else []
-        return [choice, *batches, *(_with_streams(choice, 2) if for_rate else ())]
+        return [choice, *(_with_streams(choice, 2) if for_rate else ())]
     cpus = available_cpus()
     counts = (choice.threads,) if choice.threads is not None else dict.fromkeys((cpus, max(1, cpus // 2), 1))
     found = [dataclasses.replace(choice, threads=count) for count in counts]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from segship.benchmarks.bench_options import BenchOptions
+    from segship.benchmarks.update_facts import ModelUpdate
 
 _PATH: Final = click.Path(path_type=Path)
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
@@ -130,30 +131,35 @@ def _refuse_what_has_no_use(mode: str) -> None:
 def _measure(models: tuple[Path, ...], options: dict[str, Any]) -> int:
     from segship.benchmarks.bench import run_bench
     from segship.benchmarks.bench_files import check_folder, write_run
-    from segship.benchmarks.bench_table import bench_tables, notes
+    from segship.benchmarks.bench_notes import notes
+    from segship.benchmarks.bench_table import bench_tables
+    from segship.benchmarks.bench_update import with_update
+    from segship.benchmarks.model_update import update_table
     from segship.benchmarks.record import bench_json
 
     asked, out = _bench_options(models, options), options["out"]
-    engine = asked.engine_of_update
-    if options["tolerance"] is not None and engine is None:
+    if options["tolerance"] is not None and asked.engine_of_update is None:
         raise click.UsageError("--tolerance is of two models, the old one and the new one, on --data; give all three")
     if out is not None:
         check_folder(out, overwrite=options["overwrite"])
-    bench = run_bench(asked, _teller(options))
+    bench, sheet = run_bench(asked, _teller(options)), None
+    is_shown, told = not (options["as_json"] or options["quiet"]), 0
+    if is_shown:
+        _print(bench_tables(bench), notes(bench))
+        told = len(bench.failures)
+    if not options["quiet"] or options["as_json"] or out is not None or options["tolerance"] is not None:
+        bench, sheet = with_update(bench, asked, _teller(options), draws=out is not None)
     if options["as_json"]:
         click.echo(bench_json(bench))
-    elif not options["quiet"]:
-        _print(bench_tables(bench), notes(bench))
-    for failed in bench.failures if options["as_json"] or options["quiet"] else ():
+    elif is_shown and bench.update is not None:
+        click.echo()
+        _print([update_table(bench.update)], [])
+    for failed in bench.failures[told:]:
         click.echo(f"error: {failed.model}, {failed.asked}: {failed.error}", err=True)
     if out is not None:  # after all is printed, should the disk be full
-        write_run(bench, out)
-    ran = {entry.subject.model for entry in bench.entries if entry.subject.asked == engine}
-    if ran >= set(map(str, models)):
-        is_worse = engine is not None and _update(asked, engine, options)
-    elif is_worse := options["tolerance"] is not None:
-        click.echo("error: the two models cannot be compared, since one of them does not run", err=True)
-    if is_worse or not bench.entries:
+        write_run(bench, out, sheet)
+    is_refused = options["tolerance"] is not None and _is_refused(bench.update, options["tolerance"])
+    if is_refused or not bench.entries:
         return EXIT_ERROR
     return EXIT_SKIPPED if bench.failures else EXIT_OK
 
@@ -195,27 +201,18 @@ def _recommend(models: tuple[Path, ...], options: dict[str, Any]) -> int:
     return EXIT_ERROR if found.best is None else EXIT_OK
 
 
-def _update(asked: "BenchOptions", engine: str, options: dict[str, Any]) -> bool:
-    """Compare the old model with the new one; return whether the new one loses more than is tolerated."""
-    from segship.benchmarks.accuracy import held_out
-    from segship.benchmarks.engine_choice import Choice, open_choice
-    from segship.benchmarks.model_update import compare_models, update_table, write_update
-
-    _teller(options)(f"comparing both models in {engine}")
-    dataset, _ = held_out(str(asked.data), asked.limit)
-    old, new = (Choice(model, engine, asked.device, threads=asked.threads) for model in asked.models)
-    with open_choice(old) as first, open_choice(new) as second:
-        update = compare_models(first, second, dataset)
-        if options["out"] is not None:
-            write_update(update, dataset, first, second, options["out"])
-    if not (options["as_json"] or options["quiet"]):
-        _print([update_table(update)], [])
-    tolerance = options["tolerance"]
-    is_worse = tolerance is not None and update.is_worse(tolerance)
-    if is_worse:
-        lost = f"{-100 * update.miou_difference:.2f} points of mIoU"
-        click.echo(f"error: {update.new} loses {lost}; --tolerance allows {100 * tolerance:g}", err=True)
-    return is_worse
+def _is_refused(update: "ModelUpdate | None", tolerance: float) -> bool:
+    """Tell whether the new model loses more than is tolerated, or nobody knows, and say so."""
+    if update is None:
+        click.echo(
+            "error: the two models cannot be compared, so that the new one keeps to --tolerance is not known", err=True
+        )
+        return True
+    if not update.is_worse(tolerance):
+        return False
+    lost = f"{-100 * update.miou_difference:.2f} points of mIoU"
+    click.echo(f"error: {update.new} loses {lost}; --tolerance allows {100 * tolerance:g}", err=True)
+    return True
 
 
 def _compare(options: dict[str, Any]) -> int:

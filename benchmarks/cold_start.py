@@ -6,22 +6,22 @@ What is run takes turns with what it can be compared with: the bare interpreter,
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from segship.benchmarks.processes import installed_environment
+from segship.benchmarks.processes import SEG_INFER, installed_environment, run_own
 from segship.runtime.console import run
 
-COMMAND = "from segship.runtime.cli import main; main()"
-LOAD = "import sys; from segship.runtime import Segmenter; Segmenter(sys.argv[1], backend=sys.argv[2], device='cpu')"
+LOAD: Final = (
+    "import sys; from segship.runtime import Segmenter; Segmenter(sys.argv[1], backend=sys.argv[2], device='cpu')"
+)
+_LIMIT_S: Final = 600.0
 
 
 @click.command()
@@ -35,19 +35,20 @@ def cold_start(model: Path, picture: Path, backend: str, runs: int) -> None:
         out = ["--out", f"{folder}/out", "--save", "mask", "--overwrite", "--quiet"]
         programs = {
             "python": ["-c", "pass"],
-            "seg-infer --help": ["-c", COMMAND, "--help"],
+            "seg-infer --help": ["-c", SEG_INFER, "--help"],
             "import segship.runtime": ["-c", "import segship.runtime"],
             "from segship.runtime import Segmenter": ["-c", "from segship.runtime import Segmenter"],
             "Segmenter(MODEL)": ["-c", LOAD, str(model), backend],
-            "seg-infer MODEL PICTURE": ["-c", COMMAND, str(model), str(picture), "--backend", backend, *out],
+            "seg-infer MODEL PICTURE": ["-c", SEG_INFER, str(model), str(picture), "--backend", backend, *out],
         }
         environment = installed_environment(Path(folder) / "bytecode")
         times_s: dict[str, list[float]] = {name: [] for name in programs}
         for turn in range(runs + 1):
             for name, program in programs.items():
-                seconds = _time(program, environment)
+                start = time.perf_counter()
+                run_own(program, _LIMIT_S, name=name, environment=environment)
                 if turn:  # the first one compiles Python's modules, as an installation does
-                    times_s[name].append(seconds)
+                    times_s[name].append(time.perf_counter() - start)
     table = Table(title=f"from start to exit, {runs} runs each, in turns")
     for column in ("process", "median s", "fastest s", "slowest s"):
         table.add_column(column, justify="left" if column == "process" else "right")
@@ -55,13 +56,6 @@ def cold_start(model: Path, picture: Path, backend: str, runs: int) -> None:
         figures = (statistics.median(seconds_each), min(seconds_each), max(seconds_each))
         table.add_row(name, *(f"{value:.3f}" for value in figures))
     Console(width=100).print(table)
-
-
-def _time(program: Sequence[str], environment: Mapping[str, str]) -> float:
-    start = time.perf_counter()
-    command = [sys.executable, *program]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)  # noqa: S603  # our own command
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

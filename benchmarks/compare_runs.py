@@ -5,17 +5,17 @@ A difference within a run's noise is none, and what makes two records hard to co
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from segship.benchmarks.distribution import Ratio, Verdict, is_stable, percentile, unpaired_ratio
+from segship.benchmarks.compare_warnings import are_others, bench_warnings, row_warnings
+from segship.benchmarks.distribution import Ratio, Verdict, percentile, unpaired_ratio
+from segship.benchmarks.model_names import distinct_names
 from segship.benchmarks.quantities import MARGIN, TOLERANCE
-from segship.benchmarks.record import PICTURE, Bench, BenchError, Entry, Failure, Subject
-from segship.runtime.engine_table import printable
-
-NETWORK: Final = "network"
+from segship.benchmarks.record import NETWORK, NO_ROW, PICTURE, Bench, BenchError, Entry, Failure, Subject, of_batch
+from segship.runtime.printable import printable
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,24 @@ def compare_benches(
         BenchError: if they have no row in common, or hold samples that are no times.
     """
     pairs = _paired(old.entries, new.entries)
-    common = _bench_warnings(old, new)
+    common = bench_warnings(old, new)
+    old_names, new_names = map(_names, (old, new))
     rows = []
     for before, after in pairs:
         if before is not None and after is not None:
-            row = _compared(before, after, margin, tolerance, common)
-            rows.append(dataclasses.replace(row, failure=_lost_accuracy(before, after, new.failures)))
+            row = _compared(_name(before.subject, old_names), before, after, margin, tolerance)
+            warnings = (*common, *row_warnings(before, after))
+            failure = _lost_accuracy(before, after, new.failures)
+            rows.append(dataclasses.replace(row, failure=failure, warnings=warnings))
         elif before is not None:
-            rows.append(RowComparison(_name(before.subject), "old", _failure_of(before.subject, new.failures)))
+            whats = [of_batch(before.subject.batch) + what for what in NO_ROW]
+            failure = _failure_of(before.subject, whats, new.failures, old_names)
+            rows.append(RowComparison(_name(before.subject, old_names), "old", failure))
         elif after is not None:
-            rows.append(RowComparison(_name(after.subject), "new"))
+            rows.append(RowComparison(_name(after.subject, new_names), "new"))
     if all(row.only_in and not row.failure for row in rows):
         raise BenchError(
-            f"the records have no row in common; the old one has {_names(old)}, the new one {_names(new)}; "
+            f"the records have no row in common; the old one has {_listed(old)}, the new one {_listed(new)}; "
             "expected the same file name, network, engine, precision, device, size and batch"
         )
     return tuple(rows)
@@ -156,41 +161,56 @@ def _identity(subject: Subject) -> Hashable:
     return name, subject.arch, subject.asked, engine.precision, engine.device, subject.size, subject.batch
 
 
-def _name(subject: Subject) -> str:
+def _name(subject: Subject, names: Mapping[str, str]) -> str:
     height, width = subject.size
-    return printable(f"{subject.name}, {subject.engine.device}, {height}×{width}")
+    return printable(f"{subject.called(names[subject.model])}, {subject.engine.device}, {height}×{width}")
 
 
-def _names(bench: Bench) -> str:
-    return "; ".join(_name(entry.subject) for entry in bench.entries) or "none"
+def _names(bench: Bench) -> dict[str, str]:
+    return distinct_names(entry.subject.model for entry in bench.entries)
 
 
-def _failure_of(subject: Subject, failures: Sequence[Failure]) -> str:
-    """Return why a record has no such row: what it says of this file in this engine, of whichever batch."""
-    here = (Path(subject.model).name, subject.asked)
-    return next((printable(one.error) for one in failures if (Path(one.model).name, one.asked) == here), "")
+def _listed(bench: Bench) -> str:
+    names = _names(bench)
+    return "; ".join(_name(entry.subject, names) for entry in bench.entries) or "none"
+
+
+def _failure_of(
+    subject: Subject, whats: Sequence[str], failures: Sequence[Failure], others: Collection[str] = ()
+) -> str:
+    """Return what a record says of this file in this engine that failed; empty where it says nothing.
+
+    Args:
+        subject: file and engine.
+        whats: failed, as the failure begins: another thing that failed is none of these.
+        failures: of the record; those of this path come first.
+        others: paths whose failures are their own, though the files have this one's name.
+    """
+    here = [one for one in failures if one.asked == subject.asked and one.error.partition(": ")[0] in whats]
+    same = [one for one in here if one.model == subject.model]
+    moved = [one for one in here if one.model not in others and Path(one.model).name == Path(subject.model).name]
+    return next((printable(one.error) for one in (*same, *moved)), "")
 
 
 def _lost_accuracy(old: Entry, new: Entry, failures: Sequence[Failure]) -> str:
     """Return why accuracy that was measured once could not be any more; empty where it was, or was not asked for."""
     if old.accuracy is None or new.accuracy is not None:
         return ""
-    return _failure_of(new.subject, [one for one in failures if one.error.startswith("accuracy: ")])
+    return _failure_of(new.subject, ["accuracy"], failures)
 
 
-def _compared(old: Entry, new: Entry, margin: float, tolerance: float, common: Sequence[str]) -> RowComparison:
+def _compared(name: str, old: Entry, new: Entry, margin: float, tolerance: float) -> RowComparison:
     memories = (old.memory, new.memory)
     peaks = [memory.peak_rss_bytes for memory in memories if memory is not None]
     devices = [memory.device_bytes for memory in memories if memory is not None and memory.device_bytes is not None]
     return RowComparison(
-        _name(old.subject),
+        name,
         sha256=(old.subject.sha256, new.subject.sha256),
         picture=_time_change(old, new, PICTURE, margin),
         network=_time_change(old, new, NETWORK, margin),
         miou=_accuracy_change(old, new, tolerance),
         peak_rss_bytes=(peaks[0], peaks[1]) if len(peaks) == 2 else None,
         device_bytes=(devices[0], devices[1]) if len(devices) == 2 else None,
-        warnings=(*common, *_row_warnings(old, new)),
     )
 
 
@@ -206,51 +226,8 @@ def _accuracy_change(old: Entry, new: Entry, tolerance: float) -> AccuracyChange
     before, after = old.accuracy, new.accuracy
     if before is None or after is None or (before.data, before.images) != (after.data, after.images):
         return None
+    if are_others(before.names_digest, after.names_digest):
+        return None
     gain = after.miou - before.miou
     verdict: Literal["better", "worse", "no difference"] = "better" if gain > tolerance else "no difference"
     return AccuracyChange(before.miou, after.miou, "worse" if gain < -tolerance else verdict)
-
-
-def _bench_warnings(old: Bench, new: Bench) -> list[str]:
-    """Return what is different about all rows of two records."""
-    quick = [name for name, bench in (("old", old), ("new", new)) if bench.quick]
-    said = [f"--quick: of the {' and the '.join(quick)} record too little was measured"] if quick else []
-    said += _differences({"picture": old.picture}, {"picture": new.picture})
-    # Facts "before" and "after" the run are readings of that moment, such as the load.
-    before, after = (
-        {name: fact for name, fact in bench.machine.items() if name.rpartition(" ")[2] not in ("before", "after")}
-        for bench in (old, new)
-    )
-    said += [f"another machine: {difference}" for difference in _differences(before, after)]
-    return said + [f"other versions: {difference}" for difference in _differences(old.versions, new.versions)]
-
-
-def _row_warnings(old: Entry, new: Entry) -> Iterator[str]:
-    """Yield what is different about this row, or doubtful in it."""
-    yield from _differences(*map(_facts, (old, new)))
-    for name, entry in (("old", old), ("new", new)):
-        for stage in (PICTURE, NETWORK):
-            samples = entry.latency.samples_ns.get(stage, ())
-            if samples and not is_stable(samples):
-                yield f"not stable: {stage} drifted in the {name} record, or has too few samples there"
-
-
-def _facts(entry: Entry) -> dict[str, str]:
-    """Return what should be the same in both records, for their figures to be of the same thing."""
-    engine, accuracy = entry.subject.engine, entry.accuracy
-    return {
-        "engine": engine.engine,
-        "threads": str(engine.threads),
-        "streams": str(engine.streams),
-        "nodes of each provider": ", ".join(f"{count} {name}" for name, count in engine.providers) or "untold",
-        "stages": ", ".join(sorted(entry.latency.samples_ns)),
-        "accuracy": "not measured" if accuracy is None else f"{accuracy.data}, {accuracy.images} pictures",
-    }
-
-
-def _differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    return [
-        printable(f"{name}: {old.get(name, 'untold')} → {new.get(name, 'untold')}")
-        for name in old | new
-        if old.get(name) != new.get(name)
-    ]

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segship.benchmarks.bench_table import as_markdown, empty_table
-from segship.benchmarks.compare_runs import NETWORK, RowComparison, TimeChange
-from segship.benchmarks.record import PICTURE
+from segship.benchmarks.compare_runs import RowComparison, TimeChange
+from segship.benchmarks.record import NETWORK, PICTURE
 
 _COLUMNS: Final = ("compared", "old", "new", "new / old", "verdict")
 _COLORS: Final = {"slower": "red", "worse": "red", "failed": "red", "faster": "green", "better": "green"}

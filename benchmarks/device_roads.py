@@ -14,7 +14,7 @@ from segship.runtime.backends.gpus import cuda_number
 from segship.runtime.backends.ort import cuda_options
 from segship.runtime.backends.ort_session import CPU, CUDA, session_options
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, one_line
+from segship.runtime.errors import BackendError, one_line, require
 
 RESIDENT: Final = "resident"
 """The network with its input and output in the device's memory: no transfer. Beside the stages of a record."""
@@ -53,11 +53,22 @@ class ResidentRoad:
             raise BackendError(f"ONNX Runtime runs it on {self._session.get_providers()[0]}, not on {choice.device}")
 
     def __call__(self) -> dict[str, int]:
-        """Run once; return the nanoseconds of the run, which ends when the device is done."""
+        """Run once; return the nanoseconds of the run, which ends when the device is done.
+
+        Raises:
+            BackendError: if ONNX Runtime fails.
+        """
         start = time.perf_counter_ns()
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
+        try:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+        except Exception as error:  # likewise
+            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
         return {RESIDENT: time.perf_counter_ns() - start}
+
+    def close(self) -> None:
+        """Free what it holds."""
+        del self._binding, self._input, self._session
 
 
 class TorchRoad:
@@ -68,23 +79,35 @@ class TorchRoad:
         batch: (N, C, H, W) float32.
         device: ``cpu`` or ``cuda[:N]``.
         precision: float32; of TensorFloat-32 where the device multiplies; or autocast to 16 bits.
-        compiled: by ``torch.compile``, once for this shape; the first run compiles.
+        compiled: by ``torch.compile``, for this shape alone; the first run compiles.
+
+    Raises:
+        MissingExtraError: if PyTorch is not installed.
+        CheckpointError: if the checkpoint cannot be read.
+        BackendError: if PyTorch cannot put it on the device.
     """
 
     def __init__(
         self, checkpoint: Path, batch: NDArray[np.float32], device: str, precision: TorchPrecision, *, compiled: bool
     ) -> None:
-        import torch
+        torch = require("torch", extra="train", purpose="PyTorch beside the engines")
 
         from segship.training.checkpoint import load_checkpoint
 
-        self._torch, self._device, self._precision = torch, torch.device(device), precision
+        self._torch, self._precision, self._is_compiled = torch, precision, compiled
         network: Any = load_checkpoint(checkpoint)[0].eval()
-        network = network.to(self._device, memory_format=torch.channels_last)
-        self._network = torch.compile(network, mode="max-autotune-no-cudagraphs") if compiled else network
-        self._batch = torch.from_numpy(batch).to(memory_format=torch.channels_last)
-        if self._device.type == "cuda":
-            self._batch = self._batch.pin_memory()
+        try:
+            self._device = torch.device(device)
+            network = network.to(self._device, memory_format=torch.channels_last)
+            if compiled:
+                torch._dynamo.reset()  # it remembers other batches, and would compile for any of them
+                network = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
+            self._network = network
+            self._batch = torch.from_numpy(batch).to(memory_format=torch.channels_last)
+            if self._device.type == "cuda":
+                self._batch = self._batch.pin_memory()
+        except Exception as error:  # without CUDA it is an AssertionError, without memory a RuntimeError
+            raise BackendError(f"PyTorch cannot put it on {device}: {one_line(error)}") from error
         self.info = EngineInfo(
             "torch",
             f"PyTorch {torch.__version__}, {'compiled' if compiled else 'eager'}",
@@ -117,6 +140,14 @@ class TorchRoad:
         except Exception as error:  # the compiler's errors have no common base class
             raise BackendError(f"PyTorch failed: {one_line(error)}") from error
         return {"transfer": begun - start + end - done, "network": done - begun, RESIDENT: done - begun}
+
+    def close(self) -> None:
+        """Free what it holds, for other libraries, too."""
+        del self._network, self._batch
+        if self._is_compiled:
+            self._torch._dynamo.reset()
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -82,19 +82,19 @@ def open_choice(choice: Choice, **more: Any) -> Segmenter:
         SegshipError: whatever the segmenter raises; :class:`~segship.runtime.errors.ModelError` where a model that
             takes one picture at a time is to take several.
     """
-    arguments: dict[str, Any] = {"backend": choice.backend, "device": choice.device, "options": choice.options}
-    card = more.get("card") or card_of(choice.model)
+    arguments: dict[str, Any] = {"backend": choice.backend, "device": choice.device, "options": choice.options} | more
+    card = arguments.get("card") or card_of(choice.model)
     if card.tile_overlap is None and "tile" not in more:
-        arguments["batch"] = choice.batch
+        arguments.setdefault("batch", choice.batch)
     elif choice.batch > 1:
         raise BenchError(f"--batch {choice.batch}: {choice.model} cuts pictures into tiles, a picture at a time")
     if choice.backend == "opencv":
         cv2.setNumThreads(-1)  # as many as in a new process, whatever was opened before
     if choice.backend == "torch" and choice.batch > 1:  # PyTorch takes as many as it gets; no checkpoint's card says so
         card = dataclasses.replace(card, dynamic=("batch",))
-        backend = load_backend("torch", choice.model, card, choice.device, choice.options)
+        backend = load_backend("torch", choice.model, card, arguments["device"], arguments["options"])
         arguments |= {"backend": backend, "card": card}
-    segmenter = Segmenter(choice.model, **(arguments | more))
+    segmenter = Segmenter(choice.model, **arguments)
     share_cv2_threads(segmenter)
     return segmenter
 
@@ -131,6 +131,7 @@ def subject_of(choice: Choice, segmenter: Segmenter) -> Subject:
         card.preprocess.size,
         choice.batch,
         None if proof is None else proof_in_words(proof),
+        card.precision,
     )
 
 

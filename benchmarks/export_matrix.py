@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 import click
 
+from segship.benchmarks.processes import run_own
 from segship.benchmarks.seeded import seeded_network
 from segship.export.exporter import ExportResult, export
 from segship.export.golden import write_golden_of
@@ -48,6 +49,9 @@ SMALL: Final[dict[str, dict[str, int | str]]] = {
 LIFT: Final = 0.5
 CLASSES: Final = (1, 6, 41)
 """Numbers of logits; 1 is a binary network."""
+
+_INSTALL_LIMIT_S: Final = 3600.0
+_CHECK_LIMIT_S: Final = 600.0
 
 SIZE: Final = (72, 104)
 """No multiple of 16, so that pooling and padding are met; where the size is open, the next good one is taken."""
@@ -221,10 +225,14 @@ def _export(cell: Cell, reference: Reference, path: Path, backends: Sequence[str
 
 
 def install_opencv4() -> None:
-    """Install OpenCV 4 beside OpenCV 5, unless it is there."""
+    """Install OpenCV 4 beside OpenCV 5, unless it is there.
+
+    Raises:
+        BenchError: if pip cannot, or takes longer than an hour.
+    """
     if not (OPENCV4_FOLDER / "cv2").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(OPENCV4_FOLDER), OPENCV4]
-        subprocess.run(pip, check=True)  # noqa: S603  # nothing in it comes from outside
+        pip = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(OPENCV4_FOLDER), OPENCV4]
+        run_own(pip, _INSTALL_LIMIT_S, name=f"pip install {OPENCV4}")
 
 
 def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:
@@ -241,14 +249,18 @@ def _run_opencv4(folder: Path, model: Path, golden: Path) -> dict[str, str]:
         "--quiet",
     ]
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(  # noqa: S603  # likewise
-        [sys.executable, "-m", *command],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     name = f"OpenCV {OPENCV4.partition('==')[2].rpartition('.')[0]}"  # the last part counts packages
+    try:
+        done = subprocess.run(  # noqa: S603  # nothing in it comes from outside
+            [sys.executable, "-m", *command],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_CHECK_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {name: f"WRONG: no end after {_CHECK_LIMIT_S:g} s"}
     if not done.stdout.startswith("{"):
         return {name: f"refused: {done.stderr.strip().removeprefix('error: ').replace(str(model.parent), '')}"}
     row = json.loads(done.stdout)["golden"][0]

@@ -1,9 +1,10 @@
 """All that a GPU can be asked: providers, precisions, bound memory, recorded graphs, batches; PyTorch beside them.
 
-    python -m segship.benchmarks.gpu fp32.onnx fp16.onnx --checkpoint best.safetensors --picture one.jpg --out runs/gpu
+    python -m segship.benchmarks.gpu fp32.onnx batch.onnx --checkpoint best.safetensors --picture one.jpg --out runs/gpu
 
 For batches above 1 the models must be exported with ``--dynamic batch``, and for CUDA graphs without: give both. What
-does not run is told with its reason. ``--device cpu`` goes through the same steps on a CPU, to rehearse them.
+does not run is told with its reason. ``--device cpu`` goes through the same steps on a CPU, to rehearse them. What is
+measured is written after each batch.
 """
 
 import contextlib
@@ -27,16 +28,27 @@ from segship.benchmarks.distribution import Distribution
 from segship.benchmarks.engine_choice import Choice, check_checkpoint, file_sha256, open_choice, subject_of
 from segship.benchmarks.machine_facts import gpu_states, machine_facts, package_versions
 from segship.benchmarks.one_picture import Road
-from segship.benchmarks.record import PICTURE, Bench, BenchError, Entry, Failure, Latency, Subject, write_bench
+from segship.benchmarks.record import (
+    PICTURE,
+    Bench,
+    BenchError,
+    Entry,
+    Failure,
+    Latency,
+    Subject,
+    Throughput,
+    write_bench,
+)
 from segship.benchmarks.sampling import FULL, QUICK, Rules, measure_overhead_ns, sample_in_turns
 from segship.benchmarks.throughput import measure_throughput
 from segship.runtime.backends.gpus import nvidia_gpus
 from segship.runtime.card import ModelCard
 from segship.runtime.console import run
 from segship.runtime.errors import EXIT_ERROR, EXIT_OK, SegshipError
-from segship.runtime.files import replacing
+from segship.runtime.files import write_text
 from segship.runtime.images import read_image
 from segship.runtime.prepare import graph_input
+from segship.runtime.segmenter_plan import card_of
 
 ON_GPU: Final = (
     *("ort", "ort:io_binding=false", "ort:cuda_graph=true", "ort:tf32=true", "ort:tf32=true,cuda_graph=true"),
@@ -82,31 +94,28 @@ def gpu(
     encoded = read_picture(picture)
     tell = Console(stderr=True).print
     before = {f"GPU {number} before": state for number, state in enumerate(gpu_states())}
-    entries: list[Entry] = []
     failures: list[Failure] = []
-    for batch in batches or tuple(1 << power for power in range(7)):
-        rows = _rows(models, checkpoint, device, batch, encoded, failures, compiles=compiles)
-        entries += _measured(rows, encoded, rules, failures, tell)
-    after = {f"GPU {number} after": state for number, state in enumerate(gpu_states())}
     bench = Bench(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=" ".join(["python -m segship.benchmarks.gpu", *sys.argv[1:]]),
         quick=quick,
         picture=picture.name,
-        machine=machine_facts() | before | after,
+        machine=machine_facts() | before,
         versions=package_versions(),
         overhead_ns=measure_overhead_ns(),
-        entries=tuple(entries),
-        failures=tuple(failures),
+        entries=(),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    write_bench(bench, out / "gpu.json")
-    with replacing(out / "gpu.md") as temporary:
-        temporary.write_text(gpu_markdown(bench), encoding="utf-8")
+    for batch in batches or tuple(1 << power for power in range(7)):
+        rows = _rows(models, checkpoint, device, batch, encoded, failures, compiles=compiles)
+        entries = bench.entries + tuple(_measured(rows, encoded, rules, failures, tell))
+        after = {f"GPU {number} after": state for number, state in enumerate(gpu_states())}
+        bench = dataclasses.replace(bench, machine=bench.machine | after, entries=entries, failures=tuple(failures))
+        write_bench(bench, out / "gpu.json")  # what is measured is kept, whatever comes
+        write_text(out / "gpu.md", gpu_markdown(bench))
     Console(width=150).print(gpu_table(bench))
     for failure in dict.fromkeys(failures):
         click.echo(f"not measured: {Path(failure.model).name}, {failure.asked}: {failure.error}", err=True)
-    return EXIT_OK if entries else EXIT_ERROR
+    return EXIT_OK if bench.entries else EXIT_ERROR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,23 +146,25 @@ def _rows(
     compiles: bool,
 ) -> Iterator[_Row]:
     """Load everything that can be run with a batch, one after the other; what cannot goes to ``failures``."""
-    first_card: ModelCard | None = None
     for model in models:
-        with open_choice(Choice(model, "ort", "cpu")) as segmenter:
-            card = segmenter.card
-        first_card = first_card or card
-        for choice in variants(model, card, device, batch):
+        try:
+            choices = tuple(variants(model, card_of(model), device, batch))
+        except SegshipError as error:
+            failures.append(Failure(str(model), "anything", str(error)))
+            continue
+        for choice in choices:
             try:
                 yield _engine_row(choice, encoded)
             except SegshipError as error:
                 failures.append(Failure(str(model), choice.asked, f"batch {batch}: {error}"))
-    if checkpoint is None or first_card is None:
+    if checkpoint is None:
         return
     precisions = _TORCH_ON_CPU if device == "cpu" else _TORCH_ON_GPU
     for precision, compiled in itertools.product(precisions, (False, True) if compiles else (False,)):
         asked = f"torch {precision}, {'compiled' if compiled else 'eager'}"
         try:
-            yield _torch_row(checkpoint, first_card, asked, encoded, device, batch, precision, compiled=compiled)
+            card = card_of(models[0])
+            yield _torch_row(checkpoint, card, asked, encoded, device, batch, precision, compiled=compiled)
         except SegshipError as error:
             failures.append(Failure(str(checkpoint), asked, f"batch {batch}: {error}"))
 
@@ -166,9 +177,10 @@ def _engine_row(choice: Choice, encoded: bytes) -> _Row:
         roads: list[Callable[[], dict[str, int]]] = [road]
         if choice.backend == "ort" and not choice.options.cuda_graph and choice.options.io_binding is None:
             batch = np.repeat(_graph_input(segmenter.card, encoded), choice.batch, axis=0)
-            roads.append(ResidentRoad(choice, segmenter.card, batch))
-        opened.pop_all()
-    return _Row(subject_of(choice, segmenter), tuple(roads), choice, segmenter.close)
+            resident = ResidentRoad(choice, segmenter.card, batch)
+            opened.callback(resident.close)
+            roads.append(resident)
+        return _Row(subject_of(choice, segmenter), tuple(roads), choice, opened.pop_all().close)
 
 
 def _torch_row(
@@ -185,10 +197,12 @@ def _torch_row(
     form = card.preprocess
     image = form.geometry(read_image(encoded, channels=form.channels, depth=form.depth))
     road = TorchRoad(checkpoint, np.repeat(form.normalise(image), batch, axis=0), device, precision, compiled=compiled)
-    road()
-    network = card.network.arch if card.network else None
-    subject = Subject(str(checkpoint), file_sha256(checkpoint), network, asked, road.info, form.size, batch)
-    return _Row(subject, (road,), None, lambda: None)
+    with contextlib.ExitStack() as opened:
+        opened.callback(road.close)
+        road()
+        network = card.network.arch if card.network else None
+        subject = Subject(str(checkpoint), file_sha256(checkpoint), network, asked, road.info, form.size, batch)
+        return _Row(subject, (road,), None, opened.pop_all().close)
 
 
 def _graph_input(card: ModelCard, encoded: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
@@ -200,26 +214,31 @@ def _measured(
     rows: Iterator[_Row], encoded: bytes, rules: Rules, failures: list[Failure], tell: Tell
 ) -> Iterator[Entry]:
     """Measure rows one after the other: on a GPU, what is loaded beside them would take its memory."""
-    stream_s = min(_THROUGHPUT_S, rules.seconds)
     for row in rows:
-        tell(f"{row.subject.name}: {row.subject.engine.device}")
+        subject, samples = row.subject, dict[str, tuple[int, ...]]()
+        tell(f"{subject.name}: {subject.engine.device}")
         try:
-            taken = sample_in_turns(row.roads, rules)
-            streams = (
-                () if row.choice is None else measure_throughput(row.choice, encoded, _streams(row.choice), stream_s)
-            )
-        except SegshipError as error:
-            failures.append(Failure(row.subject.model, row.subject.asked, f"batch {row.subject.batch}: {error}"))
-            continue
+            found = sample_in_turns(row.roads, rules)
         finally:
             row.close()
-        samples = {stage: each for latency in taken for stage, each in latency.samples_ns.items()}
-        yield Entry(row.subject, Latency(samples, taken[0].warm_ups), streams)
+        for taken in found:
+            if isinstance(taken, SegshipError):
+                failures.append(Failure(subject.model, subject.asked, f"batch {subject.batch}: {taken}"))
+            else:
+                samples |= taken.samples_ns
+        if "network" in samples:
+            streams = () if row.choice is None else tuple(_throughput(row.choice, encoded, rules, failures))
+            yield Entry(subject, Latency(samples, rules.warm_ups), streams)
 
 
-def _streams(choice: Choice) -> tuple[int, ...]:
-    """Return how many runs at once are tried: ONNX Runtime alone takes two, and no recorded graph does."""
-    return (1, 2) if choice.backend == "ort" and not choice.options.cuda_graph else (1,)
+def _throughput(choice: Choice, encoded: bytes, rules: Rules, failures: list[Failure]) -> Iterator[Throughput]:
+    """Measure one and, where the engine takes that, two runs at once: of ONNX Runtime without a recorded graph."""
+    for runs in (1, 2) if choice.backend == "ort" and not choice.options.cuda_graph else (1,):
+        try:
+            yield from measure_throughput(choice, encoded, (runs,), min(_THROUGHPUT_S, rules.seconds))
+        except SegshipError as error:
+            said = f"batch {choice.batch}, images/s with {runs} runs at once: {error}"
+            failures.append(Failure(str(choice.model), choice.asked, said))
 
 
 def gpu_table(bench: Bench) -> Table:

@@ -18,7 +18,7 @@ from segship.benchmarks.distribution import Distribution
 from segship.benchmarks.engine_choice import Choice, check_checkpoint, open_choice
 from segship.benchmarks.one_picture import Road
 from segship.benchmarks.record import PICTURE, runs_of
-from segship.benchmarks.sampling import FULL, sample_in_turns
+from segship.benchmarks.sampling import FULL, sample_all
 from segship.runtime.console import run
 
 
@@ -35,7 +35,7 @@ def latency(model: Path, checkpoint: Path | None, backends: tuple[str, ...], sec
         choices.append(Choice(checkpoint, "torch", "cpu"))
     segmenters = [open_choice(choice) for choice in choices]
     picture = noise(segmenters[0].card)
-    found = sample_in_turns([Road(each, picture) for each in segmenters], dataclasses.replace(FULL, seconds=seconds))
+    found = sample_all([Road(each, picture) for each in segmenters], dataclasses.replace(FULL, seconds=seconds))
     height, width = segmenters[0].card.preprocess.size
     table = Table(title=f"one {height}×{width} picture of noise, {runs_of(found)} in turns")
     for column in ("engine", "threads", "network p50 ms", "p99 ms", "file to mask p50 ms", "p99 ms"):

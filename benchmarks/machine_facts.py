@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -55,6 +57,15 @@ def gpu_states() -> tuple[str, ...]:
         for row in rows
         if len(row) == len(_GPU_STATE)
     )
+
+
+def gpu_states_under(load: Callable[[], object]) -> tuple[str, ...]:
+    """Return :func:`gpu_states` while a load runs again and again, since a GPU at rest lowers clocks and power."""
+    with ThreadPoolExecutor(1) as worker:
+        states = worker.submit(gpu_states)
+        while not states.done():
+            load()
+        return states.result()
 
 
 def load_average() -> str:

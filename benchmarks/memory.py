@@ -7,8 +7,6 @@ The command runs as a process of its own, once on many pictures and once on a vi
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ import click
 import cv2
 import numpy as np
 
-from segship.benchmarks.processes import peak_bytes
+from segship.benchmarks.processes import SEG_INFER, own_process, peak_bytes
 from segship.benchmarks.record import BenchError
 from segship.runtime.console import run
 from segship.runtime.errors import ImageError
@@ -28,7 +26,7 @@ from segship.runtime.source_files import find_images
 
 FULL_HD: Final = (1080, 1920)
 FPS: Final = 30
-PROGRAM: Final = "from segship.runtime.cli import main; main()"
+_LIMIT_S: Final = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Peak:
     """What a job used at most.
 
     Attributes:
-        first_mb: when the first pictures were done.
+        first_mb: when the first pictures were done, in 10⁶ bytes.
         whole_mb: up to its last picture.
         pictures: that it did.
     """
@@ -79,20 +77,19 @@ def peak(arguments: Sequence[str | Path], first: int) -> Peak:
     """Run ``seg-infer`` with arguments of which one is ``--jsonl``, and watch its memory.
 
     Raises:
-        BenchError: if it fails, does fewer pictures than are to be compared with, or is over before its memory is read.
+        BenchError: if it fails, takes half a day, does fewer pictures than are to be compared with, or is over before
+            its memory is read.
     """
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     done, first_mb, whole_mb = 0, 0.0, 0.0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own command
+    command = ["-c", SEG_INFER, *arguments]
+    with own_process(command, _LIMIT_S, name="seg-infer", at=lambda: f" after {done} pictures") as process:
         for line in process.stdout or ():
             if "index" not in json.loads(line):
                 continue
             done += 1
-            whole_mb = max(whole_mb, peak_bytes(process.pid) / 2**20)
+            whole_mb = max(whole_mb, peak_bytes(process.pid) / 1e6)
             if done == first:
                 first_mb = whole_mb
-    if process.returncode != 0:
-        raise BenchError(f"seg-infer failed with status {process.returncode} after {done} pictures; see above why")
     if done < first:
         raise BenchError(f"the job was over after {done} pictures; expected {first} or more, as --first says")
     if not first_mb:

@@ -1,14 +1,18 @@
 """A new model in place of an old one: what becomes right, what becomes wrong, and whether it is chance."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
 
 from segship.benchmarks.accuracy import check_classes
+from segship.benchmarks.bench_table import as_markdown, empty_table
+from segship.benchmarks.model_names import distinct_names
 from segship.benchmarks.record import BenchError
 from segship.benchmarks.update_counts import RESAMPLES, PictureCounts, ious, miou_interval
 from segship.benchmarks.update_facts import ClassUpdate, Flips, ImageUpdate, ModelUpdate
@@ -19,18 +23,13 @@ from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 from segship.training.data import Dataset
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["ModelUpdate", "compare_models", "update_table", "write_update"]
+__all__ = ["ModelUpdate", "compare_models", "update_sheet", "update_table", "write_update"]
 
 MOST_CHANGED: Final = 8
 """Pictures that are drawn."""
 
 
-def compare_models(
-    old: Segmenter, new: Segmenter, dataset: Dataset, tick: Callable[[], None] | None = None
-) -> ModelUpdate:
+def compare_models(old: Segmenter, new: Segmenter, dataset: Dataset) -> ModelUpdate:
     """Run two models on the same pictures, and compare both with the truth and with each other.
 
     Pictures of one scene, such as frames of a video, are not independent of each other, and the interval of such ones
@@ -40,7 +39,6 @@ def compare_models(
         old: what runs now.
         new: what is to take its place.
         dataset: pictures with their truth; each is read once.
-        tick: called after each picture.
 
     Raises:
         BenchError: if models and dataset do not have the same classes, or no pixel has a truth.
@@ -59,52 +57,28 @@ def compare_models(
     first = old.stream(((sample.image, sample) for sample in samples), then=lambda result: (result.tag, result.labels))
     # The pictures flow on into the second model, each with its truth and what the first one says of it.
     both = new.stream(((sample.image, (sample, before)) for sample, before in first), then=count)
-    names, counted = [], []
-    for name, counts in both:
-        names.append(name)
-        counted.append(counts)
-        if tick is not None:
-            tick()
-    return _summary(old, new, names, counted)
+    return _summary(old, new, list(both))
 
 
-def update_table(update: ModelUpdate) -> "Table":
+def update_table(update: ModelUpdate) -> Table:
     """Return the update as a table: in all, then each class."""
-    from rich.table import Table
-
-    table = Table(title=f"old: {update.old}\nnew: {update.new}", caption=_sentence(update))
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == "" else "right")
-    for cells in _rows(update):
-        table.add_row(*cells)
+    table = _table(_COLUMNS, _rows(update))
+    table.title, table.caption = Text(f"old: {update.old}\nnew: {update.new}"), _sentence(update)
     return table
 
 
-def write_update(update: ModelUpdate, dataset: Dataset, old: Segmenter, new: Segmenter, out: Path) -> None:
-    """Write ``update.json``, ``update.md`` and, of the pictures that changed most, ``update.png`` into a folder.
+def update_sheet(update: ModelUpdate, dataset: Dataset, old: Segmenter, new: Segmenter) -> RgbImage | None:
+    """Draw the pictures that changed most; None if none did.
 
     Args:
         update: what :func:`compare_models` returned of the rest.
         dataset: the pictures.
         old: what ran them.
         new: likewise.
-        out: the folder; it is made if it is missing.
-
-    Raises:
-        OutputError: if a file cannot be written.
     """
     shown = update.most_changed(MOST_CHANGED)
-    write_text(out / "update.json", json.dumps(update.to_dict(), ensure_ascii=False, indent=1))
-    if shown:
-        write_rgb(out / "update.png", _sheet(update, shown, dataset, old, new))
-    else:
-        (out / "update.png").unlink(missing_ok=True)  # of an update before
-    write_text(out / "update.md", _markdown(update, shown))
-
-
-def _sheet(
-    update: ModelUpdate, shown: Sequence[ImageUpdate], dataset: Dataset, old: Segmenter, new: Segmenter
-) -> RgbImage:
+    if not shown:
+        return None
     rows, ids = [], set[int]()
     for image in shown:
         sample = dataset[image.index]
@@ -121,27 +95,61 @@ def _sheet(
     return change_sheet(rows, old.card, sorted(ids & set(range(len(update.classes)))))
 
 
+def write_update(update: ModelUpdate, sheet: RgbImage | None, out: Path) -> set[str]:
+    """Write ``update.json``, ``update.md`` and, of the pictures that changed most, ``update.png`` into a folder.
+
+    Args:
+        update: what :func:`compare_models` returned.
+        sheet: what :func:`update_sheet` did.
+        out: the folder; it is made if it is missing.
+
+    Returns:
+        The names of the files that were written.
+
+    Raises:
+        OutputError: if a file cannot be written.
+    """
+    write_text(out / "update.json", json.dumps(update.to_dict(), ensure_ascii=False, indent=1))
+    if sheet is not None:
+        write_rgb(out / "update.png", sheet)
+    write_text(out / "update.md", _markdown(update, () if sheet is None else update.most_changed(MOST_CHANGED)))
+    return {"update.json", "update.md", *([] if sheet is None else ["update.png"])}
+
+
 def _markdown(update: ModelUpdate, shown: Sequence[ImageUpdate]) -> str:
     lines = ["# Model update", "", f"- old: {update.old}", f"- new: {update.new}", f"- pictures: {len(update.images)}"]
-    lines += ["", _sentence(update), "", *_markdown_table(_COLUMNS, _rows(update))]
-    lines += ["", "Changed pixels are counted at the class of their truth; void pixels count nowhere."]
+    lines += ["", _sentence(update), "", as_markdown(_table(_COLUMNS, _rows(update)))]
+    lines += ["Changed pixels are counted at the class of their truth; void pixels count nowhere."]
     if shown:
         columns = ("picture", "changed", "right before", "right now")
         cells = [
             (image.name, *(_percent(share, 2) for share in (image.flips.share, image.old_accuracy, image.new_accuracy)))
             for image in shown
         ]
-        lines += ["", "## What changed most", "", *_markdown_table(columns, cells), "", "![changes](update.png)"]
+        lines += ["", "## What changed most", "", as_markdown(_table(columns, cells)), "![changes](update.png)"]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rules = ["---", *["---:"] * (len(columns) - 1)]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(cells)} |" for cells in (columns, rules, *escaped)]
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of figures, each row under its name."""
+    table = empty_table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    return table
 
 
-_COLUMNS: Final = ("", "IoU old", "IoU new", "Δ points", "changed", "right → wrong", "wrong → right", "other wrong")
+_COLUMNS: Final = (
+    "class",
+    "IoU old",
+    "IoU new",
+    "Δ points",
+    "changed",
+    "right → wrong",
+    "wrong → right",
+    "other wrong",
+)
 
 
 def _rows(update: ModelUpdate) -> list[tuple[str, ...]]:
@@ -177,33 +185,37 @@ def _check_models(old: Segmenter, new: Segmenter) -> None:
     before, after = old.card.class_names, new.card.class_names
     if before == after:
         return
+    names = distinct_names([old.model, new.model])
+    first, second = names[str(old.model)], names[str(new.model)]
     if sorted(before) == sorted(after):
         place = next(number for number, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
         raise BenchError(
-            f"{old.model.name} and {new.model.name} have the same classes in another order: class {place} is "
+            f"{first} and {second} have the same classes in another order: class {place} is "
             f"{before[place]} and {after[place]}; masks of the new one would be read wrongly, so train it on the same "
             "list of classes"
         )
     raise BenchError(
-        f"{old.model.name} has the {len(before)} classes {', '.join(before)}, and {new.model.name} the {len(after)} "
+        f"{first} has the {len(before)} classes {', '.join(before)}, and {second} the {len(after)} "
         f"classes {', '.join(after)}; only models of the same classes can be compared"
     )
 
 
-def _summary(old: Segmenter, new: Segmenter, names: Sequence[str], counted: Sequence[PictureCounts]) -> ModelUpdate:
+def _summary(old: Segmenter, new: Segmenter, pictures: Sequence[tuple[str, PictureCounts]]) -> ModelUpdate:
+    counted = [counts for _, counts in pictures]
     total = sum((counts.sums for counts in counted), start=np.zeros((5, old.card.num_classes), np.int64))
     flips = sum((counts.flips for counts in counted), start=np.zeros((3, old.card.num_classes), np.int64))
     pixels = int(total[0].sum())
     if not pixels:
         raise BenchError(f"the dataset has {len(counted)} pictures and no pixel with a class; give data with masks")
     old_iou, new_iou = ious(total)
+    names = distinct_names([old.model, new.model])
     classes = [
         ClassUpdate(name, _flips(total[0, i], flips[:, i]), _figure(old_iou[i]), _figure(new_iou[i]))
         for i, name in enumerate(old.card.class_names)
     ]
     return ModelUpdate(
-        f"{old.model.name}, {old.info}",
-        f"{new.model.name}, {new.info}",
+        f"{names[str(old.model)]}, {old.info}",
+        f"{names[str(new.model)]}, {new.info}",
         _flips(total[0].sum(), flips.sum(axis=1)),
         float(np.nanmean(old_iou)),
         float(np.nanmean(new_iou)),
@@ -211,7 +223,7 @@ def _summary(old: Segmenter, new: Segmenter, names: Sequence[str], counted: Sequ
         float(total[3].sum() / pixels),
         miou_interval(counted),
         tuple(classes),
-        tuple(_image(i, name, counts) for i, (name, counts) in enumerate(zip(names, counted, strict=True))),
+        tuple(_image(i, name, counts) for i, (name, counts) in enumerate(pictures)),
     )
 
 

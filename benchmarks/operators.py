@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segship.benchmarks.engine_choice import Choice, open_choice
+from segship.benchmarks.model_names import distinct_names
 from segship.benchmarks.record import BenchError, Entry, Operator
 from segship.runtime.backends import EngineInfo
 from segship.runtime.backends.common import import_onnxruntime
@@ -113,10 +114,11 @@ def operator_table(entries: Sequence[Entry]) -> "Table":
 
 
 def _rows(entries: Sequence[Entry]) -> Iterator[list[str]]:
+    names = distinct_names(entry.subject.model for entry in entries)
     for entry in entries:
         for operator in _slowest(entry.operators):
             yield [
-                Path(entry.subject.model).name,
+                names[entry.subject.model],
                 entry.subject.asked,
                 operator.kind,
                 operator.provider.removesuffix("ExecutionProvider"),

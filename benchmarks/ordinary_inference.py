@@ -19,10 +19,11 @@ from PIL import Image
 
 
 def ordinary_script(settings: Mapping[str, Any]) -> Callable[[Sequence[Path]], float]:
-    """Load a model; return what writes masks and overlays of pictures and tells the seconds it took.
+    """Load a model; return what writes files of pictures and tells the seconds it took.
 
     Args:
-        settings: ``model``, ``input_name``, ``size`` (height, width), ``mean``, ``std``, ``palette`` and ``out``.
+        settings: ``model``, ``input_name``, ``size`` (height, width), ``mean``, ``std``, ``palette``, ``out`` and
+            ``kinds``, of ``mask``, ``color`` and ``overlay``.
     """
     return _script(_session(settings), settings)
 
@@ -48,8 +49,8 @@ def _session(settings: Mapping[str, Any]) -> onnxruntime.InferenceSession:
 def _script(session: onnxruntime.InferenceSession, settings: Mapping[str, Any]) -> Callable[[Sequence[Path]], float]:
     height, width = settings["size"]
     mean, std = np.array(settings["mean"]), np.array(settings["std"])
-    out = Path(settings["out"])
-    for kind in ("mask", "overlay"):
+    out, kinds = Path(settings["out"]), settings["kinds"]
+    for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
 
     def segment(paths: Sequence[Path]) -> float:
@@ -64,12 +65,17 @@ def _script(session: onnxruntime.InferenceSession, settings: Mapping[str, Any]) 
                 (logits[0] > 0).astype(np.uint8) if len(logits) == 1 else np.argmax(logits, axis=0).astype(np.uint8)
             )
             labels = np.array(Image.fromarray(labels).resize(picture.size, Image.Resampling.NEAREST))
-            color = np.zeros((*labels.shape, 3), np.uint8)
-            for class_id, value in enumerate(settings["palette"]):
-                color[labels == class_id] = value
-            overlay = (np.array(picture) * 0.5 + color * 0.5).astype(np.uint8)
-            Image.fromarray(labels).save(out / "mask" / f"{path.stem}.png")
-            Image.fromarray(overlay).save(out / "overlay" / f"{path.stem}.png")
+            if "mask" in kinds:
+                Image.fromarray(labels).save(out / "mask" / f"{path.stem}.png")
+            if "color" in kinds or "overlay" in kinds:
+                color = np.zeros((*labels.shape, 3), np.uint8)
+                for class_id, value in enumerate(settings["palette"]):
+                    color[labels == class_id] = value
+            if "color" in kinds:
+                Image.fromarray(color).save(out / "color" / f"{path.stem}.png")
+            if "overlay" in kinds:
+                overlay = (np.array(picture) * 0.5 + color * 0.5).astype(np.uint8)
+                Image.fromarray(overlay).save(out / "overlay" / f"{path.stem}.png")
         return time.perf_counter() - start
 
     return segment

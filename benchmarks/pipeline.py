@@ -1,6 +1,6 @@
 """Files in, files out, at the speed of the network? The whole road against its limit, and against how others do it.
 
-    python -m segship.benchmarks.pipeline MODEL PICTURES --rounds 7
+    python -m segship.benchmarks.pipeline MODEL PICTURES --rounds 5
 
 All of it runs in one warm process, from the first open to the last write, on the same pictures, in turns: every ratio
 is of neighbours in time. The limit is the larger of two figures that nothing which decodes these files, runs this
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import cv2
@@ -36,13 +36,16 @@ from segship.runtime.backends import load_backend
 from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.card import ModelCard
-from segship.runtime.console import run
+from segship.runtime.console import chosen, run
 from segship.runtime.outputs import OutputKind
 from segship.runtime.prepare import whole_picture
 from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.source_files import find_images
 from segship.runtime.stage_report import StageReport
+
+KINDS: Final[tuple[OutputKind, ...]] = ("mask", "color", "overlay")
+"""What the ordinary script writes, too."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def pipeline(model: Path, pictures: Path, backend: str, count: int, save: str, r
     """Measure MODEL on PICTURES: the whole road, its limit, and the ordinary script."""
     cv2.setNumThreads(1)
     paths = [file.path for file in find_images([pictures])][:count]
-    kinds: Sequence[OutputKind] = [kind for kind in ("mask", "color", "overlay") if kind in save.split(",")]
+    kinds = chosen(save, KINDS, "--save")
     cores = available_cpus()
     walls: dict[str, list[float]] = {}
     limits: list[Limit] = []
@@ -90,7 +93,7 @@ def pipeline(model: Path, pictures: Path, backend: str, count: int, save: str, r
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = EngineOptions(streams=cores)
         segmenter = stack.enter_context(Segmenter(model, backend=backend, device="cpu", options=options))
-        script = ordinary_script(ordinary_settings(model, segmenter.card, paths, out / "ordinary"))
+        script = ordinary_script(ordinary_settings(model, segmenter.card, paths, out / "ordinary", kinds))
         others: dict[str, Callable[[], float]] = {"ordinary script": lambda: script(paths)}
         if rembg is not None:
             others["rembg"] = _rembg(stack, rembg, model, paths, out)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segship.benchmarks.engine_choice import Choice
-from segship.benchmarks.processes import installed_environment
+from segship.benchmarks.processes import installed_environment, own_process
 from segship.benchmarks.record import BenchError, Memory
 from segship.runtime.external_data import external_files
 from segship.runtime.model_file import CHECKPOINT_SUFFIX
@@ -22,17 +20,21 @@ from segship.runtime.model_file import CHECKPOINT_SUFFIX
 _RUNS: Final = 10
 """After which a process has taken the memory that it takes."""
 
+_LONGEST_S: Final = 1800.0
+"""After which a process hangs; a large engine is built in less."""
+
 _SAID: Final = "segship: "
 """What the line of a child begins with; engines may write others."""
 
 _TELL: Final = f"""
 print({_SAID!r} + json.dumps(told), flush=True)
 sys.stdin.read()
+os._exit(0)
 """
-"""The end of each program: it stays as it is until its input is closed."""
+"""The end of each program: it stays as it is until its input is closed. How engines are taken down is not measured."""
 
 _FIRST_RESULT: Final = """
-import json, sys
+import json, os, sys
 from segship.runtime import Segmenter
 from segship.runtime.backends.options import EngineOptions
 asked = json.loads(sys.argv[1])
@@ -44,14 +46,14 @@ with open(asked["picture"], "rb") as file:
 """
 
 _EMPTY: Final = """
-import json, sys
+import json, os, sys
 import cv2, numpy, segship.runtime.segmenter
 from segship.benchmarks.processes import peak_bytes
 told = {"peak": peak_bytes()}
 """
 
 _LOADED: Final = f"""
-import json, sys
+import itertools, json, os, sys
 from pathlib import Path
 from segship.benchmarks.engine_choice import Choice, open_choice
 from segship.benchmarks.one_picture import Road
@@ -59,10 +61,17 @@ from segship.benchmarks.processes import peak_bytes
 asked = json.loads(sys.argv[1])
 choice = Choice(Path(asked["model"]), asked["asked"], asked["device"], asked["batch"], asked["threads"])
 with open(asked["picture"], "rb") as file:
-    road = Road(open_choice(choice), file.read(), choice.batch)
-for _ in range({_RUNS}):
-    road()
-told = {{"peak": peak_bytes(), "device": road.segmenter.info.device}}
+    encoded = file.read()
+segmenter = open_choice(choice)
+if segmenter.info.streams > 1:
+    pictures = itertools.repeat(encoded, {_RUNS} * segmenter.info.streams * choice.batch)
+    for _ in segmenter.stream(pictures, then=lambda _: None):
+        pass
+else:
+    road = Road(segmenter, encoded, choice.batch)
+    for _ in range({_RUNS}):
+        road()
+told = {{"peak": peak_bytes(), "device": segmenter.info.device}}
 """
 
 
@@ -104,6 +113,10 @@ def cold_starts(choice: Choice, encoded: bytes, runs: int) -> tuple[float, ...]:
 def memory_of(choice: Choice, encoded: bytes) -> Memory:
     """Measure what a model takes: on the disk, in memory, and on the GPU where it runs on one.
 
+    Runs come one after the other, or where the engine is asked for several streams as many at once. Python's modules
+    are compiled, and engines that are built on first use are built: a first process of each, which is not counted, sees
+    to both.
+
     Args:
         choice: model, engine and batch.
         encoded: a picture file's bytes.
@@ -116,9 +129,9 @@ def memory_of(choice: Choice, encoded: bytes) -> Memory:
     if choice.model.suffix != CHECKPOINT_SUFFIX:
         files += external_files(choice.model)
     with tempfile.TemporaryDirectory() as folder:
-        with _child(_EMPTY, {}, folder) as told:
+        with _child_again(_EMPTY, {}, folder) as told:
             empty: int = told.value["peak"]
-        with _child(_LOADED, _asked(choice, encoded, folder), folder) as told:
+        with _child_again(_LOADED, _asked(choice, encoded, folder), folder) as told:
             is_on_gpu = told.value["device"].startswith("cuda")
             on_device = _device_bytes(told.pid) if is_on_gpu else None
         return Memory(sum(file.stat().st_size for file in files), empty, told.value["peak"], on_device)
@@ -136,33 +149,36 @@ def _asked(choice: Choice, encoded: bytes, folder: str) -> dict[str, Any]:
 
 
 @contextmanager
+def _child_again(program: str, asked: Mapping[str, Any], folder: str) -> Iterator[_Told]:
+    """Do as :func:`_child` does, the second time that it is done."""
+    with _child(program, asked, folder):
+        pass
+    with _child(program, asked, folder) as told:
+        yield told
+
+
+@contextmanager
 def _child(program: str, asked: Mapping[str, Any], folder: str) -> Iterator[_Told]:
     """Run a program in a process of its own, which lives until the end of the context.
 
     Raises:
-        BenchError: if it tells nothing.
+        BenchError: if it tells nothing, or not in time.
     """
-    command = [sys.executable, "-c", program + _TELL, json.dumps(asked)]
+    name = f"{asked.get('model', 'an empty process')} in a process of its own"
+    arguments = ["-c", program + _TELL, json.dumps(asked)]
     environment = installed_environment(Path(folder) / "bytecode")
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        start = time.perf_counter()
-        with subprocess.Popen(  # noqa: S603  # our own command
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-        ) as process:
-            try:
-                for line in process.stdout or ():
-                    if line.startswith(_SAID):
-                        seconds = time.perf_counter() - start
-                        yield _Told(json.loads(line.removeprefix(_SAID)), seconds, process.pid)
-                        return
-            except BaseException:  # Ctrl-C: it would go on, and write into a folder that is about to go
-                process.kill()
-                process.wait()
-                raise
-        complaints.seek(0)
-        said = [" ".join(line.split()) for line in complaints if line.strip()]
-        cause = re.sub(r"^segship\.[\w.]+: ", "", said[-1])[:400] if said else f"it ended with {process.returncode}"
-        raise BenchError(f"{asked.get('model', 'an empty process')} in a process of its own: {cause}")
+    is_told = False
+    start = time.perf_counter()
+    with own_process(arguments, _LONGEST_S, name=name, stdin=subprocess.PIPE, environment=environment) as process:
+        assert process.stdin is not None
+        for line in process.stdout or ():
+            if line.startswith(_SAID):
+                is_told, seconds = True, time.perf_counter() - start
+                yield _Told(json.loads(line.removeprefix(_SAID)), seconds, process.pid)
+                break
+        process.stdin.close()
+    if not is_told:
+        raise BenchError(f"{name} ended without a result")
 
 
 def _device_bytes(pid: int) -> int | None:

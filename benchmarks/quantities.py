@@ -18,10 +18,11 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click
         name: of what it is, in help texts.
         units: how much each is; of "" a number alone.
         example: of one, for error messages.
+        bare_below: a number alone must be less, since one that is not was most likely meant in per cent.
     """
 
-    def __init__(self, name: str, units: dict[str, float], example: str) -> None:
-        self.name, self._units, self._example = name, units, example
+    def __init__(self, name: str, units: dict[str, float], example: str, bare_below: float = float("inf")) -> None:
+        self.name, self._units, self._example, self._bare_below = name, units, example, bare_below
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the text that was given."""
@@ -35,14 +36,16 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click
             found = -1.0
         if not 0 <= found < float("inf"):
             self.fail(f"{value!r} is none; expected one such as {self._example}", param, ctx)
+        if number == text and found >= self._bare_below:
+            self.fail(f"{value!r} alone would be {found:.0%}; write {number}%, or {found:.0%}", param, ctx)
         return found
 
 
 TIME: Final = Quantity("TIME", {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}, "20ms, 1.5s or 5m")
 """In seconds."""
 
-SHARE: Final = Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05")
-"""0…1."""
+SHARE: Final = Quantity("SHARE", {"%": 0.01, "": 1.0}, "5% or 0.05", bare_below=1.0)
+"""1 is all. Without the sign it must be less than 1."""
 
 RATE: Final = Quantity("RATE", {"": 1.0, "/s": 1.0}, "30 or 30/s")
 """In pictures a second."""

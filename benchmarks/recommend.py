@@ -92,8 +92,8 @@ def recommend(
         data: dataset whose validation part accuracy is measured on, ``KIND:DIR``.
         limit: of its pictures, spread evenly.
         picture: file that is timed; None: the first one of ``data``, otherwise noise.
-        seconds: after which nothing new is begun, but that something runs a few times, whatever this is. What is under
-            way then is finished.
+        seconds: after which nothing new is begun; but something runs a few times, and the first of those that keep to
+            the latency is measured in all that is asked for, whatever this is. What is under way then is finished.
         tell: takes a line about what is done next.
 
     Raises:
@@ -116,7 +116,7 @@ def recommend(
     return Recommendation(
         wish,
         best,
-        _why_best(tried) if best else _why_none(wish, tried),
+        _why_best(tried) if best else _why_none(wish, tried, search.untried),
         command_line(choices[best], best.engine) if best else "",
         python_lines(choices[best], best.engine) if best else "",
         {} if best else _nearest(wish, tried),
@@ -196,10 +196,12 @@ def _why_best(tried: Sequence[Tried]) -> str:
     return f"{text}; the best of {1 + len(fitting)} that fit. Next: {runner_up.name}: {lacks}"
 
 
-def _why_none(wish: Wish, tried: Sequence[Tried]) -> str:
+def _why_none(wish: Wish, tried: Sequence[Tried], untried: Sequence[Untried]) -> str:
     if not tried:
         return "nothing was tried; see below why"
-    is_short = any(lack.startswith(NO_TIME) for one in tried for lack in one.lacks)
+    is_short = any(
+        NO_TIME in why for why in (*(lack for one in tried for lack in one.lacks), *(u.why for u in untried))
+    )
     text = f"none of {len(tried)} tried fulfils: {wish}"
     return f"{text}, as far as that was measured in time; give more of it" if is_short else text
 

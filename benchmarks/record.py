@@ -5,12 +5,14 @@ samples is kept beside them but in what is shown.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from segship.benchmarks.update_facts import ModelUpdate
 from segship.runtime.backends import EngineInfo
 from segship.runtime.errors import SegshipError
 from segship.runtime.files import write_text
@@ -22,8 +24,18 @@ STAGES: Final = ("decode", "preprocess", "transfer", "network", "postprocess", "
 """Of one picture, from a file's bytes to a file's bytes, in their order. ``transfer``: to the GPU and back, of engines
 on one alone, and only where it can be timed apart from ``network``."""
 
+NETWORK: Final = "network"
+"""Of :data:`STAGES` the bare run of the graph, of a whole batch."""
+
 PICTURE: Final = "picture"
 """All stages of a picture together, timed as one."""
+
+DOES_NOT_RUN: Final = "does not run"
+FAILED_IN_TURNS: Final = "failed while it was timed"
+NO_ROW: Final = (DOES_NOT_RUN, FAILED_IN_TURNS)
+"""How the :class:`Failure` of a subject begins that there is no row of, after :func:`of_batch`."""
+
+_DIGEST_LENGTH: Final = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Subject:
         size: (height, width) that the network gets.
         batch: pictures in a run.
         certificate: what the model's certificate says of this engine, in words; None: it has no row for it.
+        file_precision: of the file, whatever the engine makes of it; empty in records that do not tell.
     """
 
     model: str
@@ -49,12 +62,28 @@ class Subject:
     size: tuple[int, int]
     batch: int
     certificate: str | None = None
+    file_precision: str = ""
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that most of the work is in: the file's where it is int8, else the engine's."""
+        return "int8" if self.file_precision == "int8" else self.engine.precision
+
+    @property
+    def precision(self) -> str:
+        """As tables show it: ``fp32``, or ``int8 (bf16)`` where an engine does the rest in another one."""
+        rest = "" if self.arithmetic == self.engine.precision else f" ({self.engine.precision})"
+        return f"{self.arithmetic}{rest}"
 
     @property
     def name(self) -> str:
-        """The row's name in tables: file, engine and precision, and the batch where it is not 1."""
+        """What the row is called: file, engine and precision, and the batch where it is not 1."""
+        return self.called(Path(self.model).name)
+
+    def called(self, model: str) -> str:
+        """Return what the row is called where its file is called ``model``, so that it is told apart from others."""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
-        return f"{Path(self.model).name}, {self.asked}, {self.engine.precision}{batch}"
+        return f"{model}, {self.asked}, {self.precision}{batch}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +147,7 @@ class Accuracy:
         miou: mean intersection over union of the classes that the truth or the answers show, 0…1.
         pixel_accuracy: share of the pixels that are right, 0…1.
         iou: by class name, 0…1; None: neither the truth nor the answers show it.
+        names_digest: of the pictures' names in their order, by :func:`digest`; empty in records that do not tell.
     """
 
     data: str
@@ -125,6 +155,7 @@ class Accuracy:
     miou: float
     pixel_accuracy: float
     iou: dict[str, float | None]
+    names_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,6 +239,8 @@ class Bench:
         entries: rows, in the order asked for.
         failures: what there is no row of.
         format: of this document.
+        picture_digest: of the bytes of ``picture``, by :func:`digest`; empty of noise, and in records that do not tell.
+        update: of two models with data, what changes with the second one; None: it was not looked for.
     """
 
     made: str
@@ -220,6 +253,18 @@ class Bench:
     entries: tuple[Entry, ...]
     failures: tuple[Failure, ...] = field(default=())
     format: int = FORMAT
+    picture_digest: str = ""
+    update: ModelUpdate | None = None
+
+
+def of_batch(batch: int) -> str:
+    """Return what stands before that which failed: ``batch 4``, or nothing of single pictures."""
+    return f"batch {batch} " if batch > 1 else ""
+
+
+def digest(content: bytes) -> str:
+    """Return what tells contents apart: the beginning of their sha-256."""
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
 
 
 def runs_of(latencies: Sequence[Latency]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,16 @@ REMBG: Final = Path(__file__).with_name("rival_rembg.py")
 _ULTRALYTICS: Final = Path(__file__).with_name("rival_ultralytics.py")
 _SEGSHIP: Final = Path(__file__).with_name("rival_segship.py")
 
+NETWORK_S: Final = 4
+"""Seconds that a turn of bare runs takes of either, at least."""
+
 _RUNTIME: Final = "onnxruntime==1.31.1"
+_OPENVINO: Final = "openvino==2026.4.1"
+"""Both of a pair have their engine in the same version."""
 _REMBG_LIMIT: Final = 30
 _REMBG_SIZE: Final = (320, 320)
 _YOLO: Final = "yolo26n-sem"
 _YOLO_STRIDE: Final = 32
-_APP_SECONDS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Workshop:
         model: a network in real time, with a card.
         binary: a binary U²-NetP at 320×320; None: there is none, and rembg cannot be measured.
         pictures: paths, at least one.
-        folder: for what they write.
+        folder: for what they write, and for what one exports for several duels.
         environments: folder of their virtual environments.
     """
 
@@ -55,7 +60,7 @@ class Contender:
         writes: which files it writes, in words.
         environment: that it runs in.
         packages: whose versions are told.
-        open: starts it, warm in a process of its own.
+        open: starts it in a process of its own.
         command: returns the command line that does one picture and writes below a folder; None: it has none.
         variables: of that command's environment.
     """
@@ -88,8 +93,10 @@ class Duel:
 
 def ordinary_duel(workshop: Workshop) -> Duel:
     """The script that people write, in segship's environment: masks and overlays."""
-    ours = _segship(workshop, workshop.model, ("mask", "overlay"))
-    settings = ordinary_settings(workshop.model, read_card(workshop.model), workshop.pictures, workshop.folder / "them")
+    kinds: tuple[OutputKind, ...] = ("mask", "overlay")
+    ours = _segship(workshop, workshop.model, kinds)
+    card, out = read_card(workshop.model), workshop.folder / "them"
+    settings = ordinary_settings(workshop.model, card, workshop.pictures, out, kinds)
     python = ours.environment.python
 
     def command(out: Path) -> list[str | Path]:
@@ -153,14 +160,14 @@ def same_file_duel(workshop: Workshop) -> Duel:
 
 def openvino_duel(workshop: Workshop) -> Duel:
     """OpenVINO's ``benchmark_app`` and segship on OpenVINO, the bare network in float32."""
-    environment = make_environment(workshop.environments / "openvino", ["openvino==2026.4.1"])
+    environment = make_environment(workshop.environments / "openvino", [_OPENVINO])
     app = environment.program("benchmark_app")
     theirs = Contender(
         "OpenVINO benchmark_app",
         "nothing",
         environment,
         ("openvino",),
-        lambda: BenchmarkApp(app, workshop.model, _APP_SECONDS),
+        lambda: BenchmarkApp(app, workshop.model, NETWORK_S),
     )
     ours = _segship(workshop, workshop.model, (), backend="openvino")
     return Duel(ours, theirs, ("network", "at_once"), len(workshop.pictures))
@@ -175,7 +182,9 @@ DUELS: Final[Mapping[str, Callable[[Workshop], Duel]]] = {
 }
 
 
-def ordinary_settings(model: Path, card: ModelCard, pictures: Sequence[Path], out: Path) -> dict[str, Any]:
+def ordinary_settings(
+    model: Path, card: ModelCard, pictures: Sequence[Path], out: Path, kinds: Sequence[OutputKind]
+) -> dict[str, Any]:
     """Return what the ordinary script has written into it."""
     return {
         "model": str(model),
@@ -184,6 +193,7 @@ def ordinary_settings(model: Path, card: ModelCard, pictures: Sequence[Path], ou
         "mean": card.preprocess.mean,
         "std": card.preprocess.std,
         "palette": card.palette,
+        "kinds": kinds,
         "pictures": [str(path) for path in pictures],
         "out": str(out),
     }
@@ -198,8 +208,8 @@ def rembg_home(model: Path, folder: Path) -> dict[str, str]:
 
 def _segship(workshop: Workshop, model: Path, kinds: tuple[OutputKind, ...], backend: str = "ort") -> Contender:
     """Segship in an environment with nothing but itself and one engine."""
-    extra = {"ort": "cpu", "openvino": "openvino"}[backend]
-    environment = make_own_environment(workshop.environments / f"segship-{extra}", extra)
+    extra, pin = {"ort": ("cpu", _RUNTIME), "openvino": ("openvino", _OPENVINO)}[backend]
+    environment = make_own_environment(workshop.environments / f"segship-{extra}", extra, [pin])
     settings = {
         "model": str(model),
         "backend": backend,
@@ -230,8 +240,11 @@ def _ultralytics(workshop: Workshop, *, is_same_file: bool) -> Duel:
     height, width = (side // _YOLO_STRIDE * _YOLO_STRIDE for side in read_card(workshop.model).preprocess.size)
     yolo, size = environment.program("yolo"), f"imgsz={height},{width}"
     exported = folder / f"{_YOLO}.onnx"
-    if not exported.exists():
-        run_program([yolo, "export", f"model={_YOLO}.yaml", "format=onnx", size], variables=variables, folder=folder)
+    if not exported.exists():  # of the same file both duels are, and it is whole only once it is here
+        export: list[str | Path] = [yolo, "export", f"model={_YOLO}.yaml", "format=onnx", size]
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:
+            run_program(export, variables=variables, folder=Path(workplace))
+            (Path(workplace) / exported.name).replace(exported)
     settings = {
         "model": str(exported),
         "size": (height, width),

@@ -65,15 +65,20 @@ def make_environment(folder: Path, requirements: Sequence[str]) -> Environment:
     return _install(folder, requirements, wanted)
 
 
-def make_own_environment(folder: Path, extra: str) -> Environment:
+def make_own_environment(folder: Path, extra: str, pins: Sequence[str]) -> Environment:
     """Make an environment with this segship and one of its extras, like :func:`make_environment`.
 
     In a checkout it is built from a copy of its files, which is made anew once one of them has changed.
+
+    Args:
+        folder: of the environment.
+        extra: that brings an engine.
+        pins: that engine in the version that the rival has, as requirements.
     """
     root = Path(segship.__file__).resolve().parents[2]
     if not (root / "pyproject.toml").exists():
-        return make_environment(folder, [f"segship[{extra}]=={segship.__version__}"])
-    wanted = {"requirements": f"segship[{extra}]", "sources": _fingerprint(root)}
+        return make_environment(folder, [f"segship[{extra}]=={segship.__version__}", *pins])
+    wanted = {"requirements": [f"segship[{extra}]", *pins], "sources": _fingerprint(root)}
     if (kept := _kept(folder, wanted)) is not None:
         return kept
     with tempfile.TemporaryDirectory() as copy:  # building leaves things beside the sources
@@ -83,7 +88,7 @@ def make_own_environment(folder: Path, extra: str) -> Environment:
                 shutil.copytree(root / name, Path(copy) / name, symlinks=True, ignore=unwanted)
             else:
                 shutil.copy(root / name, copy)
-        return _install(folder, [f"{copy}[{extra}]"], wanted)
+        return _install(folder, [f"{copy}[{extra}]", *pins], wanted)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -26,6 +26,8 @@ _RUNNER: Final = Path(__file__).with_name("rival_worker.py")
 _POLL_S: Final = 0.005
 _DYING_S: Final = 10.0
 _TOLD_BYTES: Final = 8000
+_KEPT_BACK: Final = ("PYTHONPATH", "PYTHONHOME", "OMP_NUM_THREADS")
+"""Variables that no contender gets: one of them alone might heed the last."""
 
 
 class RivalError(SegshipError):
@@ -204,7 +206,7 @@ def _started(
     command: Sequence[str], variables: Mapping[str, str] | None, *, folder: Path | None = None, stdin: bool = False
 ) -> Iterator[tuple[subprocess.Popen[str], IO[bytes]]]:
     """Start a process group; yield it and the file of its standard error; end it."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    inherited = {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
     pipe = subprocess.PIPE if stdin else subprocess.DEVNULL
     with tempfile.TemporaryFile() as told:
         try:
@@ -231,13 +233,12 @@ def _started(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process and what it started."""
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+    """End a process and what it started, which may live on where itself has ended."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses where all have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
     process.wait()
 
 

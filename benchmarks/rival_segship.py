@@ -37,6 +37,10 @@ def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], None]]
         return load_backend(backend, model, card, "cpu", EngineOptions(streams=streams))
 
     @functools.cache
+    def pool() -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(available_cpus())  # it stays, so that no turn starts threads
+
+    @functools.cache
     def batch() -> NDArray[Any]:
         form = card.preprocess
         return whole_picture(card, read_image(settings["pictures"][0], channels=form.channels, depth=form.depth)).batch
@@ -51,8 +55,7 @@ def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], None]]
             engine(1).run(batch())
 
     def at_once(count: int) -> None:
-        with ThreadPoolExecutor(available_cpus()) as pool:
-            for _ in pool.map(engine(available_cpus()).run, [batch()] * count):
-                pass
+        for _ in pool().map(engine(available_cpus()).run, [batch()] * count):
+            pass
 
     return {"files": files, "network": network, "at_once": at_once}

@@ -16,12 +16,15 @@ def open_contender(settings: dict[str, Any]) -> dict[str, Callable[[int], None]]
         settings: ``model``, ``size`` (height, width), ``pictures``, and ``out``, the folder for overlays.
     """
     out = Path(settings["out"])
+    listed = out.with_name("pictures.txt")
     model = YOLO(settings["model"], task="semantic")
     bare: list[onnxruntime.InferenceSession] = []
 
     def files(count: int) -> None:
+        # A list would be decoded as a whole, and be one batch; of a file each picture is opened in its turn.
+        listed.write_text("\n".join(settings["pictures"][:count]), encoding="utf-8")
         results = model.predict(
-            source=settings["pictures"][:count],
+            source=str(listed),
             imgsz=settings["size"],
             device="cpu",
             save=True,

@@ -1,15 +1,17 @@
 """segship beside its rivals: the same pictures on the same cores, in turns, each in an environment of its own.
 
-    python -m segship.benchmarks.rivals --pictures DIR --model realtime.onnx --binary binary_u2netp.onnx --rounds 3
+    python -m segship.benchmarks.rivals --pictures DIR --model realtime.onnx --binary binary_u2netp.onnx
 
 The rivals are the script that people write, rembg, Ultralytics and OpenVINO's ``benchmark_app``. Each is installed into
-a virtual environment, which is kept; segship too, with nothing but itself and an engine. Both of a pair are loaded and
-warm in processes of their own and do the same pictures in turns, from files to files of the same kind, then the bare
-network; then their command lines start anew for one picture. A rival that cannot be installed or run is a row that says
-why. The first run downloads several GB, most of it PyTorch for Ultralytics.
+a virtual environment, which is kept; segship too, with nothing but itself and the same engine. Both of a pair are
+loaded and warm in processes of their own and do the same pictures in turns, from files to files of the same kind, then
+the bare network for some seconds; then their command lines start anew for one picture. ``benchmark_app`` alone starts
+anew in each turn, warms itself up by one run and measures itself. Times are means of a turn. A rival that cannot be
+installed or run is a row that says why. The first run downloads several GB, most of it PyTorch for Ultralytics.
 """
 
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -23,7 +25,7 @@ from typing import Final
 import click
 
 from segship.benchmarks.machine_facts import load_average, machine_facts
-from segship.benchmarks.rival_contenders import DUELS, Contender, Duel, Workshop
+from segship.benchmarks.rival_contenders import DUELS, NETWORK_S, Contender, Duel, Workshop
 from segship.benchmarks.rival_process import Contestant, RivalError, seconds_to_first_picture
 from segship.benchmarks.rival_report import Match, RivalReport, Side, notes, rival_table, write_report
 from segship.runtime.console import run
@@ -41,7 +43,13 @@ Samples = defaultdict[str, list[float]]
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="A network in real time.")
 @click.option("--binary", type=click.Path(path_type=Path), help="A binary U²-NetP at 320×320, for rembg.")
 @click.option("--environments", type=click.Path(path_type=Path), help="Where they are kept.  [default: in OUT]")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Turns of each; of fewer than 6 no interval follows.",
+)
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Pictures in a turn, at most.")
 @click.option("--rival", "names", multiple=True, type=click.Choice(list(DUELS)), help="Only this one; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/rivals"), show_default=True, help="Folder.")
@@ -62,13 +70,13 @@ def rivals(
     made = datetime.now(UTC).isoformat(timespec="seconds")
     machine = machine_facts() | {"load before": load_average()}
     matches: list[Match] = []
-    for name in names or tuple(DUELS):
-        with tempfile.TemporaryDirectory() as folder:
-            places = Path(folder), (environments or out / "environments").resolve()
-            workshop = Workshop(model.resolve(), binary and binary.resolve(), paths, *places)
+    with tempfile.TemporaryDirectory() as folder:
+        places = Path(folder), (environments or out / "environments").resolve()
+        workshop = Workshop(model.resolve(), binary and binary.resolve(), paths, *places)
+        for name in names or tuple(DUELS):
             matches.append(play(name, DUELS[name], workshop, rounds))
-        report = RivalReport(made, " ".join(sys.argv), rounds, machine, tuple(matches))
-        write_report(report, out)  # what is measured is kept, whatever comes
+            report = RivalReport(made, " ".join(sys.argv), rounds, machine, tuple(matches))
+            write_report(report, out)  # what is measured is kept, whatever comes
     Console().print(rival_table(report))
     for note in notes(report):
         click.echo(note)
@@ -112,15 +120,20 @@ def measure(duel: Duel, folder: Path, rounds: int, ours: Samples, theirs: Sample
             stack.callback(contestant.close)
             pair.append((contestant, samples))
         for task in duel.tasks:
-            count = duel.count if task == "files" else min(duel.count, _NETWORK_RUNS)
-            _take_turns(pair, task, count, rounds)
+            for contestant, _ in pair:
+                contestant.run(task, min(duel.count, _WARM_UPS))
+            _take_turns(pair, task, duel.count if task == "files" else _runs_of(pair[0][0], task), rounds)
     if duel.ours.command is not None and duel.theirs.command is not None:
         _start_in_turns(((duel.ours, ours), (duel.theirs, theirs)), folder / "cold", rounds)
 
 
+def _runs_of(contestant: Contestant, task: str) -> int:
+    """Return how many runs of the network a turn takes, so that its start and end weigh nothing."""
+    seconds = contestant.run(task, _NETWORK_RUNS).seconds
+    return max(_NETWORK_RUNS, math.ceil(_NETWORK_RUNS * NETWORK_S / seconds))
+
+
 def _take_turns(pair: Sequence[tuple[Contestant, Samples]], task: str, count: int, rounds: int) -> None:
-    for contestant, _ in pair:
-        contestant.run(task, min(count, _WARM_UPS))
     peaks: dict[int, int | None] = {}
     for turn in range(rounds):
         for index in (0, 1) if turn % 2 == 0 else (1, 0):

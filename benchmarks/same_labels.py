@@ -7,12 +7,11 @@ video of one frame to ``seg-infer``. Within an engine every label is asked to be
 export asks of them (``segship.runtime.compare``).
 """
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import cv2
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from segship.benchmarks.processes import SEG_INFER, run_own
 from segship.runtime.compare import Expected, compare, gate_of
 from segship.runtime.console import SizeType, run
 from segship.runtime.errors import ImageError
@@ -28,7 +28,7 @@ from segship.runtime.processing import Stages
 from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 
-COMMAND = "from segship.runtime.cli import main; main()"
+_LIMIT_S: Final = 3600.0
 
 
 @click.command()
@@ -86,9 +86,9 @@ def _forms(segmenter: Segmenter, picture: Path) -> Iterator[tuple[str, NDArray[A
             options = [*f"--backend {segmenter.info.backend} --device cpu --save mask -q --out".split(), str(out)]
             if (tiling := segmenter.processing.tiling) is not None:
                 options += ["--tile", "{}x{}".format(*tiling.size)]
-            command = [sys.executable, "-c", COMMAND, str(segmenter.model), source, *options]
             with picture.open("rb") as file:
-                subprocess.run(command, stdin=file, check=True)  # noqa: S603  # our own command
+                arguments = ["-c", SEG_INFER, str(segmenter.model), source, *options]
+                run_own(arguments, _LIMIT_S, name=f"seg-infer on {name}", stdin=file)
             with PillowImage.open(next(out.rglob("*.png"))) as mask:
                 yield name, np.asarray(mask)
 

@@ -2,22 +2,23 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from segship.benchmarks.accuracy import check_classes, held_out, measure_accuracy
 from segship.benchmarks.bench_picture import NOISE, chosen_picture, noise
-from segship.benchmarks.distribution import percentile
+from segship.benchmarks.candidates import in_batches
 from segship.benchmarks.engine_choice import Choice, open_choice, subject_of
+from segship.benchmarks.halving import Contender, survivors
 from segship.benchmarks.one_picture import Road
 from segship.benchmarks.process_cost import memory_of
 from segship.benchmarks.record import PICTURE, Failure, Latency
-from segship.benchmarks.sampling import Rules, sample_in_turns
+from segship.benchmarks.sampling import Rules, sample_in_turns, spoken
 from segship.benchmarks.throughput import measure_throughput
 from segship.benchmarks.wishes import WISHES, Tried, Untried, Wish
 from segship.runtime.errors import SegshipError, UnprovenWarning
@@ -34,45 +35,11 @@ _SCREEN_SHARE: Final = 0.4
 _LATENCY_SHARE: Final = 0.65
 """Of the time, after which no latency is measured any more where more than latency is asked for."""
 
-_TOO_SLOW: Final = 1.5
-"""A model whose fastest run of a screen takes so many times the latency asked for is out; what takes less may only
-have been slowed by something else on the machine."""
-
 _HOPELESS: Final = 4.0
 """A model in an engine that takes so many times the latency asked for takes too long with other settings, too."""
+
 THROUGHPUT_S: Final = 1.0
 NO_TIME: Final = "time ran out"
-
-
-@dataclass
-class _Run:
-    """A choice that is still in the race, with its newest figures."""
-
-    choice: Choice
-    tried: Tried
-    fastest_ms: float
-
-    @property
-    def accuracy_key(self) -> tuple[str, str, str, str]:
-        """What has the same accuracy."""
-        engine = self.tried.engine
-        return str(self.choice.model), engine.backend, engine.device, engine.precision
-
-    @property
-    def rate(self) -> float:
-        """Pictures a second, if those that run at once do not get in each other's way."""
-        return self.tried.batch * self.tried.engine.streams / self.tried.p50_ms
-
-    def note(self, latency: Latency, *, is_screened: bool = True) -> None:
-        """Put newer figures in the place of older ones."""
-        samples = [nanoseconds / 1e6 for nanoseconds in latency.samples_ns[PICTURE]]
-        self.fastest_ms = min(samples)
-        p50, p95 = percentile(samples, 0.5), percentile(samples, 0.95)
-        self.tried = dataclasses.replace(self.tried, runs=len(samples), p50_ms=p50, p95_ms=p95, is_screened=is_screened)
-
-    def lack(self, what: str) -> None:
-        """Note what it lacks."""
-        self.tried = dataclasses.replace(self.tried, lacks=(*self.tried.lacks, what))
 
 
 class Search:
@@ -117,7 +84,7 @@ class Search:
         self._encoded = noise(largest) if shown is None else shown.encoded
         self.picture = NOISE if shown is None else shown.name
         self._accuracy: dict[tuple[str, ...], float] = {}
-        self._runs: list[_Run] = []
+        self._runs: list[Contender] = []
         self.untried: list[Untried] = []
         self.failures: list[Failure] = []
 
@@ -136,16 +103,19 @@ class Search:
         for variants in hopeful:
             for choice in variants[1:]:
                 self._screen(choice)
+            if self._wish.min_images_per_s is not None:
+                fullest = max((run for run in self._runs if run.choice in variants), key=lambda run: run.rate)
+                for choice in in_batches(fullest.choice):
+                    self._screen(choice)
         pool = self._runs
         asks_more = self._data is not None or self._wish.min_images_per_s or self._wish.max_memory_mb
         for rules in (SECOND_SCREEN, WHOLE):
-            left = self._left_s(_LATENCY_SHARE if asks_more else 1.0)
-            pool = self._affordable(self._survivors(pool), rules, left)
-            self._sample(pool, rules)
-        pool.sort(key=self._promise)
+            pool = self._halved(pool, rules, _LATENCY_SHARE if asks_more else 1.0)
         for run in pool:
-            if not run.tried.lacks:
-                self._measure_rest(run)
+            self._judge(run, "max_latency_ms")
+        fitting = sorted((run for run in pool if not run.tried.lacks), key=self._promise)
+        for number, run in enumerate(fitting):
+            self._measure_rest(run, is_due=number == 0)
 
     def _left_s(self, share: float = 1.0) -> float:
         return self._start + share * self._seconds - time.monotonic()
@@ -168,9 +138,10 @@ class Search:
             self.untried.append(Untried(f"{choice.model.name}, {choice.asked}, {others} other settings", why))
         return False
 
-    def _screen(self, choice: Choice) -> _Run | None:
+    def _screen(self, choice: Choice) -> Contender | None:
         threads = f", {choice.threads} thread{'s' if choice.threads > 1 else ''}" if choice.threads else ""
-        name = f"{choice.model.name}, {choice.asked}{threads}"
+        batch = f", batch {choice.batch}" if choice.batch > 1 else ""
+        name = f"{choice.model.name}, {choice.asked}{threads}{batch}"
         if self._runs and self._left_s(_SCREEN_SHARE) <= 0:  # one is tried, however little time there is
             self.untried.append(Untried(name, NO_TIME))
             return None
@@ -178,92 +149,109 @@ class Search:
         try:
             with _opened(choice) as segmenter:
                 subject = subject_of(choice, segmenter)
-                (latency,) = sample_in_turns([Road(segmenter, self._encoded, choice.batch)], SCREEN)
+                (latency,), rest_s = self._timed([Road(segmenter, self._encoded, choice.batch)], SCREEN)
+            if isinstance(latency, SegshipError):
+                raise latency
         except SegshipError as error:
-            self.failures.append(Failure(str(choice.model), choice.asked, str(error)))
+            what = f"batch {choice.batch}: " if choice.batch > 1 else ""
+            self.failures.append(Failure(str(choice.model), choice.asked, f"{what}{error}"))
             return None
         tried = Tried(str(choice.model), choice.asked, choice.batch, subject.engine, subject.certificate, 0, 0.0, 0.0)
-        run = _Run(choice, tried, 0.0)
-        run.note(latency)
+        run = Contender(choice, tried)
+        run.note(latency, rest_s)
         self._runs.append(run)
         return run
 
-    def _survivors(self, pool: Sequence[_Run]) -> list[_Run]:
-        """Return what may keep to the latency and, of what has the same accuracy, the faster half."""
-        groups: dict[tuple[str, ...], list[_Run]] = {}
-        limit = self._wish.max_latency_ms
-        for run in pool:
-            if limit is not None and run.fastest_ms > _TOO_SLOW * limit:
-                run.lack(f"its fastest of {run.tried.runs} runs took {run.fastest_ms:.2f} ms")
-            else:
-                groups.setdefault(run.accuracy_key if self._data else (), []).append(run)
-        survivors = []
-        for group in groups.values():
-            group.sort(key=lambda run: run.tried.p50_ms)
-            kept = group[: (len(group) + 1) // 2]
-            fullest = max(group, key=lambda run: run.rate)
-            if self._wish.min_images_per_s is not None and fullest not in kept:
-                kept.append(fullest)
-            for run in group:
-                if run not in kept:
-                    run.lack(f"slower than others, after {run.tried.runs} runs")
-            survivors += kept
-        return survivors
-
-    def _affordable(self, pool: list[_Run], rules: Rules, left: float) -> list[_Run]:
-        """Return those that can be begun within ``left`` seconds, the most promising first."""
-        kept = []
-        for run in sorted(pool, key=self._promise):
-            if left > 0:
-                kept.append(run)
-            else:
-                run.lack(f"{NO_TIME} after {run.tried.runs} runs")
-            left -= (rules.runs + rules.warm_ups) * run.tried.p50_ms / 1000
-        return kept
-
-    def _promise(self, run: _Run) -> tuple[float, float]:
+    def _promise(self, run: Contender) -> tuple[float, float]:
         """Order by what the file's card says of its accuracy, then by latency."""
         return -self._promised_miou[run.choice.model], run.tried.p50_ms
 
-    def _sample(self, pool: Sequence[_Run], rules: Rules) -> None:
-        if not pool:
-            return
-        self._tell(f"timing {len(pool)} in turns, {rules.runs} runs of each")
-        roads: list[tuple[_Run, Road]] = []
+    def _halved(self, pool: Sequence[Contender], rules: Rules, share: float) -> list[Contender]:
+        """Run the better half more often; where something of it fails, what it had beaten gets another chance."""
+        ran: list[Contender] = []
+        while True:
+            better = survivors(pool, self._wish, by_accuracy=self._data is not None)
+            new = [run for run in better if run not in ran]
+            ran += self._sample(new, rules, share)
+            if not any(run.has_failed for run in new):
+                break
+            pool = [run for run in pool if not run.tried.lacks]
+        for run in pool:
+            if not (run in ran or run.tried.lacks):
+                run.lack(f"slower than others, after {run.tried.runs} runs")
+        return [run for run in ran if not run.tried.lacks]
+
+    def _sample(self, pool: Sequence[Contender], rules: Rules, share: float) -> list[Contender]:
+        """Load what can be run in a share of the time, the most promising first, and run it in turns; return what ran.
+
+        The first one is begun if there is any time. Loading is timed as it goes on, since an engine that is built on
+        first use is built only once.
+        """
+        roads: list[tuple[Contender, Road]] = []
+        needed_s = 0.0
         with contextlib.ExitStack() as opened:
-            for run in pool:
+            for run in sorted(pool, key=self._promise):
+                own_s = (rules.warm_ups + rules.runs) * run.run_s
+                if self._left_s(share) <= (needed_s + own_s if roads else 0.0):
+                    run.lack(f"{NO_TIME} after {run.tried.runs} runs")
+                    continue
                 try:
                     segmenter = opened.enter_context(_opened(run.choice))
                 except SegshipError as error:  # alone it ran: there is no memory for all
-                    run.lack(f"does not run beside the others: {error}")
+                    run.fail(f"does not run beside the others: {error}")
                     continue
                 roads.append((run, Road(segmenter, self._encoded, run.choice.batch)))
-            latencies = sample_in_turns([road for _, road in roads], rules)
+                needed_s += own_s
+            if roads:
+                self._tell(f"timing {len(roads)} in turns, {rules.runs} runs of each")
+            latencies, rest_s = self._timed([road for _, road in roads], rules)
+        ran = []
         for (run, _), latency in zip(roads, latencies, strict=True):
-            run.note(latency, is_screened=rules != WHOLE)
+            if isinstance(latency, SegshipError):
+                run.fail(f"failed while it was timed beside the others: {latency}")
+                continue
+            run.note(latency, rest_s, is_screened=rules != WHOLE)
+            ran.append(run)
+        return ran
 
-    def _measure_rest(self, run: _Run) -> None:
-        """Measure what is asked for beside latency; accuracy last, and only of what fulfils all else."""
+    def _timed(self, roads: Sequence[Road], rules: Rules) -> tuple[list[Latency | SegshipError], float]:
+        """Run roads in turns; return also the seconds that this took between two runs, for the process to rest."""
+        say, turns = spoken(self._tell), list[float]()
+
+        def tick(share: float) -> None:
+            if share > 0:
+                turns.append(time.perf_counter())
+            say(share)
+
+        found = sample_in_turns(roads, rules, tick)
+        samples = [one.samples_ns[PICTURE][1:] for one in found if isinstance(one, Latency)]  # from the first turn on
+        runs, own_s = sum(map(len, samples)), sum(map(sum, samples)) / 1e9
+        return found, max(0.0, turns[-1] - turns[0] - own_s) / runs if runs else 0.0
+
+    def _measure_rest(self, run: Contender, *, is_due: bool) -> None:
+        """Measure what is asked for beside latency; accuracy last, and only of what fulfils all else.
+
+        What is due is measured however little time there is, so that one is measured in all that is asked for.
+        """
         choice, wish = run.choice, self._wish
         streams = (run.tried.engine.streams,)
-        self._judge(run, "max_latency_ms")
+        measure = functools.partial(self._measure, run, is_due=is_due)
         if wish.min_images_per_s is not None:
-            self._measure(
-                run,
+            measure(
                 "min_images_per_s",
                 lambda: measure_throughput(choice, self._encoded, streams, THROUGHPUT_S)[0].images_per_s,
             )
         if wish.max_memory_mb is not None:
-            self._measure(run, "max_memory_mb", lambda: memory_of(choice, self._encoded).peak_rss_bytes / 1e6)
+            measure("max_memory_mb", lambda: memory_of(choice, self._encoded).peak_rss_bytes / 1e6)
         if self._data is not None:
-            self._measure(run, "min_miou", lambda: self._miou(run))
+            measure("min_miou", lambda: self._miou(run))
 
-    def _measure(self, run: _Run, wish: str, measure: Callable[[], float]) -> None:
+    def _measure(self, run: Contender, wish: str, measure: Callable[[], float], *, is_due: bool) -> None:
         """Measure what a wish is about, if nothing lacks so far and there is time, and judge it."""
         if run.tried.lacks:
             return
         kind = WISHES[wish]
-        if self._left_s() > 0 or (kind.figure == "miou" and run.accuracy_key in self._accuracy):
+        if is_due or self._left_s() > 0 or (kind.figure == "miou" and run.accuracy_key in self._accuracy):
             self._tell(f"{run.tried.name}: {kind.text}")
             try:
                 with _unproven_is_said_later():
@@ -273,15 +261,17 @@ class Search:
                 self.failures.append(Failure(str(run.choice.model), run.choice.asked, f"{kind.text}: {error}"))
         else:
             self.untried.append(Untried(run.tried.name, f"{kind.text}: {NO_TIME}"))
+            if getattr(self._wish, wish) is not None:
+                run.lack(f"{NO_TIME}: {kind.text} not measured")
         self._judge(run, wish)
 
-    def _miou(self, run: _Run) -> float:
+    def _miou(self, run: Contender) -> float:
         if run.accuracy_key not in self._accuracy and self._data is not None:
             with open_choice(run.choice) as segmenter:
                 self._accuracy[run.accuracy_key] = measure_accuracy(segmenter, *self._data).miou
         return self._accuracy[run.accuracy_key]
 
-    def _judge(self, run: _Run, name: str) -> None:
+    def _judge(self, run: Contender, name: str) -> None:
         """Note if a wish is not fulfilled, or not known to be."""
         kind, wished = WISHES[name], getattr(self._wish, name)
         if wished is None or run.tried.lacks:

@@ -7,14 +7,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from segship.benchmarks.update_facts import FEWEST_PICTURES
 from segship.training.data import IGNORE_INDEX
 from segship.training.metrics import ConfusionMatrix
 
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
-FEWEST_PICTURES: Final = 10
-"""That an interval is made of: fewer, drawn anew, say too little of those that are not among them."""
-
 _AT_ONCE: Final = 100  # resamples: memory is theirs times the pictures
 
 

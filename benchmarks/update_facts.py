@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from segship.benchmarks.update_counts import FEWEST_PICTURES
+FEWEST_PICTURES: Final = 10
+"""That an interval is made of: fewer, drawn anew, say too little of those that are not among them."""
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,20 @@ from segship.runtime.tiff_pages import TIFF_SUFFIXES
 
 
 def is_big(source: object, *, above_px: float) -> bool:
-    """Tell whether a source is a TIFF of more pixels than ``above_px``; of a damaged one it is not told here."""
-    path = source.path if isinstance(source, Page) else Path(source) if isinstance(source, str | Path) else None
-    if path is None or path.suffix.lower() not in TIFF_SUFFIXES:
+    """Tell whether a source is a TIFF of more pixels than ``above_px``, in whatever form it is stored.
+
+    Of a file that tells no size it is not told here.
+    """
+    if not isinstance(source, str | Path | Page):
+        return False
+    path, number = _path_and_number(source)
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return False
     try:
-        with BigPicture(source, max_pixels=1 << 62) as picture:  # type: ignore[arg-type]  # it has a path
-            return picture.size[0] * picture.size[1] > above_px
-    except ImageError:
+        with open_regular(path) as file:
+            page = open_page(file, number, source_name(source))
+            return page.imagelength * page.imagewidth > above_px
+    except (OSError, ImageError):
         return False
 
 
@@ -63,7 +69,7 @@ class BigPicture:
 
     def __init__(self, source: str | Path | Page, *, max_pixels: int = MAX_PIXELS) -> None:
         self.name = source_name(source)
-        path, number = (source.path, source.number) if isinstance(source, Page) else (Path(source), None)
+        path, number = _path_and_number(source)
         with contextlib.ExitStack() as opened:
             try:
                 self._file = opened.enter_context(open_regular(path))
@@ -172,6 +178,10 @@ class BigPicture:
         values = np.frombuffer(encoded, self._stored_dtype, count=size // self.dtype.itemsize)
         pixels = values.astype(self.dtype, copy=False).reshape(shape)
         return np.add.accumulate(pixels, axis=1, dtype=self.dtype) if page.predictor == HORIZONTAL else pixels
+
+
+def _path_and_number(source: str | Path | Page) -> tuple[Path, int | None]:
+    return (source.path, source.number) if isinstance(source, Page) else (Path(source), None)
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:

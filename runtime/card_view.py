@@ -3,8 +3,9 @@
 from rich.text import Text
 
 from segship.runtime.card import ModelCard, Shape
-from segship.runtime.engine_table import printable, proof_table
+from segship.runtime.engine_table import proof_table
 from segship.runtime.preprocess import FULL_SCALE, Preprocess
+from segship.runtime.printable import printable
 
 _LABEL_WIDTH = 13
 

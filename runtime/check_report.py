@@ -7,8 +7,9 @@ from typing import Any
 
 from segship.runtime.candidate import EngineRow, Worst
 from segship.runtime.card import ModelCard
-from segship.runtime.engine_table import engine_name, engine_table, plain_row, printable, proof_table
+from segship.runtime.engine_table import engine_name, engine_table, plain_row, proof_table
 from segship.runtime.golden import Golden
+from segship.runtime.printable import printable
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.candidate import EngineRow
 from segship.runtime.certificate import Proof
 from segship.runtime.compare import Comparison, figures
+from segship.runtime.printable import printable
 
 _COLUMNS: Final = (
     *("engine", "device", "precision", "max abs Δ", "99 % abs Δ", "cosine"),
@@ -53,11 +54,6 @@ def plain_row(row: EngineRow) -> dict[str, Any]:
 def engine_name(engine: EngineInfo) -> str:
     """Return what an engine is called in a sentence."""
     return f"{engine.engine} on {engine.device} in {engine.precision}"
-
-
-def printable(text: str) -> str:
-    """Return text from a file of a stranger with nothing in it that would steer a terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _as_table(rows: Any) -> list[str]:

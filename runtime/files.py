@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segship.runtime.errors import OutputError
+from segship.runtime.printable import printable
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":
             _flush(path.parent, os.O_RDONLY)  # the new name, too
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # such as a folder that is a file: what went wrong is said above
             temporary.unlink()

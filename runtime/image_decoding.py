@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from PIL.Image import Transpose
 
 from segship.runtime.errors import ImageError, one_line
+from segship.runtime.image_depth import at_full_scale, deep_grey, largest_sample
 from segship.runtime.image_opening import DECODER_ERRORS, check_frames, open_image, open_regular
 
 _EXIF_ORIENTATION: Final = 0x0112
@@ -91,15 +92,17 @@ def _decode(file: BinaryIO, name: str, page: int | None, max_pixels: int) -> NDA
 
 
 def _upright(image: PillowImage.Image, name: str, file: BinaryIO | None, page: int) -> NDArray[Any]:
-    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))  # first: getexif loads a PNG
+    largest = largest_sample(image, file or getattr(image, "fp", None), name)  # first: getexif loads a PNG
     picture = None if file is None else _decode_whole(image, file)
     if picture is None:
         image.load()
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)  # last: load turns a TIFF
-    if picture is None and deep and not image.mode.startswith("I;16"):  # Pillow keeps 8 of a colour's 16 bits
+    if picture is None:
+        picture = deep_grey(image, largest)
+    if picture is None and largest > 255:
         if file is None:
-            raise ImageError(f"{name}: Pillow keeps 8 of the 16 bits of its colours; give the path of the file instead")
-        picture = _decode_deep_color(file, page, name)
+            raise ImageError(f"{name}: Pillow keeps 8 bits of its deeper colours; give the path of the file instead")
+        picture = at_full_scale(_decode_deep_color(file, page, name), largest)
     if picture is None:
         picture = np.asarray(_in_plain_mode(image, name))
     return _turned(picture[..., None] if picture.ndim == 2 else picture, _UPRIGHT.get(orientation))
@@ -147,12 +150,12 @@ def _imdecode(encoded: bytes, flag: int, page: int = 0) -> NDArray[Any] | None:
 
 
 def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
-    """Convert to L, LA, RGB, RGBA or 16-bit grey, none of which loses anything of the modes that are converted."""
+    """Convert to L, LA, RGB or RGBA, none of which loses anything of the modes that are converted."""
     transparent = "transparency" in image.info
     match image.mode:
         case "L" | "RGB" if not transparent:
             return image
-        case "LA" | "RGBA" | "I;16" | "I;16B":
+        case "LA" | "RGBA":
             return image
         case "1" if not transparent:
             return image.convert("L")
@@ -162,8 +165,6 @@ def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
             return image.convert("RGBA")
         case "P":
             return image.convert("RGBA" if transparent else "RGB")
-        case "I;16L" | "I;16N":
-            return image.convert("I;16")
         case "CMYK" | "YCbCr" | "HSV" | "RGBX":
             return image.convert("RGB")
     raise ImageError(
@@ -174,7 +175,7 @@ def _in_plain_mode(image: PillowImage.Image, name: str) -> PillowImage.Image:
 
 def _decode_deep_color(file: BinaryIO, page: int, name: str) -> NDArray[Any]:
     if file.seek(0, io.SEEK_END) > _MAX_DEEP:
-        raise ImageError(f"{name}: 16-bit colour in a file of more than 2 GiB is not decoded; cut the file up")
+        raise ImageError(f"{name}: deep colour in a file of more than 2 GiB is not decoded; cut the file up")
     file.seek(0)
     picture = _imdecode(file.read(), cv2.IMREAD_UNCHANGED, page)
     if picture is None or picture.dtype != np.uint16 or picture.ndim != 3:

@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segship.runtime.errors import ImageError, one_line
+from segship.runtime.printable import printable
 from segship.runtime.tiff_pages import full_pages
 
 MAX_ENCODED: Final = 4 << 30
@@ -49,18 +50,17 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read, without waiting for a writer as opening a pipe does.
 
     Raises:
-        ImageError: if it is a folder, a pipe or a device.
+        ImageError: if it is a folder, a pipe or a device, or no file can have such a name.
         OSError: if it cannot be opened.
     """
-    with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+    try:
+        opened = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  # below; Path.open takes no opener
+    except ValueError as error:  # a zero byte, or half of a character
+        raise ImageError(f"{printable(path)}: no file can have this name ({one_line(error)})") from error
+    with opened as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ImageError(f"{printable(path)}: a pipe or a device and no file; pipe pictures to - instead")
         yield file
-
-
-def printable(path: str | Path) -> str:
-    """Return a path for messages: as it is, with escapes for bytes that are no UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 @contextlib.contextmanager

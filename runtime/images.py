@@ -17,8 +17,8 @@ from PIL import Image as PillowImage
 
 from segship.runtime.errors import ImageError, LossyConversionError
 from segship.runtime.image_decoding import decode_bytes, decode_file, decode_image
-from segship.runtime.image_opening import printable
 from segship.runtime.preprocess import FULL_SCALE, Depth, Image
+from segship.runtime.printable import printable
 
 Conversion = Literal["depth", "grey", "alpha"]
 """A lossy conversion: 16 to 8 bit, colour to grey, dropping transparency."""

@@ -1,6 +1,7 @@
 """A job of ``seg-infer``: from sources to files."""
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,24 +14,16 @@ import cv2
 from segship.runtime.backends import default_backend
 from segship.runtime.backends.gpus import has_nvidia_driver
 from segship.runtime.backends.options import EngineOptions
-from segship.runtime.big_pictures import is_big
 from segship.runtime.card_values import read_card_file
 from segship.runtime.errors import OutputError
 from segship.runtime.heap import share_one_heap
 from segship.runtime.images import Conversion
-from segship.runtime.infer_big import BIG_PX, check_big, infer_big, is_for_strips
+from segship.runtime.infer_big import check_big, holds_big_pictures, infer_big, is_for_strips
 from segship.runtime.infer_report import InferReport, Style
 from segship.runtime.knobs import Knobs
-from segship.runtime.outputs import (
-    OUTPUT_KINDS,
-    OutputKind,
-    OutputOptions,
-    check_free,
-    check_outputs,
-    output_names,
-    output_paths,
-    write_classes,
-)
+from segship.runtime.output_plan import Plan
+from segship.runtime.outputs import OUTPUT_KINDS, OutputKind, OutputOptions, check_outputs, write_classes
+from segship.runtime.printable import printable
 from segship.runtime.processing import Upscale
 from segship.runtime.records import record
 from segship.runtime.render import RgbImage
@@ -125,20 +118,31 @@ def infer(job: Job) -> int:
 
 
 def prepare_engine(job: Job) -> str:
-    """Load the engine, let it build and keep what it will use, and return what runs."""
+    """Load the engine, let it build and keep what it will use, and return what runs.
+
+    Unless the job is a quiet one, stderr is told what is built, and in the end how long that took.
+    """
     from rich.console import Console
 
-    status = Console(stderr=True).status("preparing the engine; some build for minutes")
-    with status, open_segmenter(job, None) as segmenter:
+    start, is_told = time.perf_counter(), job.style != "quiet"
+    with ExitStack() as stack:
+        if is_told:
+            engine = f"{job.backend or default_backend()} on {job.device}"
+            click.echo(f"preparing {printable(job.model)} for {engine}; some engines build for minutes", err=True)
+            stack.enter_context(Console(stderr=True).status("building"))  # turns on a terminal only
+        segmenter = stack.enter_context(open_segmenter(job, None))
         segmenter.warmup()
-        return str(segmenter.info)
+        what = str(segmenter.info)
+    if is_told:
+        click.echo(f"prepared in {time.perf_counter() - start:.1f} s", err=True)
+    return what
 
 
 def open_segmenter(job: Job, source: Source | None) -> Segmenter:
     """Load the model for what a source has to offer; None: for single pictures."""
     card = None if job.card_path is None else read_card_file(job.card_path)
     engine = dataclasses.replace(job.knobs.engine, streams=_streams(job, source))
-    if (job.backend or default_backend()) == "ort" and _holds_big_pictures(source):
+    if (job.backend or default_backend()) == "ort" and source is not None and holds_big_pictures(source):
         engine = dataclasses.replace(engine, memory_arena=False)  # half the memory, where that is what counts
     if source is not None and source.is_live and job.backend == "tensorrt":
         from segship.runtime.backends.tensorrt import require_prepared
@@ -170,50 +174,10 @@ def segmenter_arguments(job: Job, engine: EngineOptions) -> dict[str, Any]:
     }
 
 
-class Plan:
-    """Where the outputs of each picture go, and which pictures have theirs already.
-
-    Args:
-        job: that is done.
-        source: of its pictures.
-
-    Raises:
-        OutputError: if an output is there that must not be written over.
-    """
-
-    def __init__(self, job: Job, source: Source) -> None:
-        self._job = job
-        items = source.items or []
-        self._names = dict(zip(map(id, items), output_names([item.place for item in items]), strict=True))
-        self.left_out = 0
-        if not (job.overwrite or job.skip_existing):
-            check_free(job.out, job.kinds, list(self._names.values()), job.knobs.outputs)
-
-    def name(self, item: SourceItem) -> Path:
-        """Return what the outputs of an item are called."""
-        return self._names.get(id(item), item.place)
-
-    def to_do(self, items: Iterator[SourceItem]) -> Iterator[SourceItem]:
-        """Yield the items whose outputs are not all there.
-
-        Raises:
-            OutputError: if some are of an item that nobody could know of, and they must not be written over.
-        """
-        job = self._job
-        for item in items:
-            paths = output_paths(job.out, job.kinds, self.name(item), job.knobs.outputs).values()
-            if job.skip_existing and paths and all(path.exists() for path in paths):
-                self.left_out += 1
-                continue
-            if not job.overwrite and not job.skip_existing and id(item) not in self._names:
-                check_free(job.out, job.kinds, [self.name(item)], job.knobs.outputs)
-            yield item
-
-
 def _infer_here(job: Job, segmenter: Segmenter, source: Source) -> int:
     outputs, kinds = _outputs(job, segmenter), job.kinds
     check_outputs(kinds, segmenter.card, outputs)
-    check_big(job, segmenter, source.items or [])
+    check_big(job, segmenter, source.known_items)
     plan = Plan(job, source)
     if "mask" in kinds:
         write_classes(job.out / "mask", segmenter.card, overwrite=job.overwrite)
@@ -278,11 +242,6 @@ def _streams(job: Job, source: Source | None) -> int:
     if few or takes_gpu or job.isolate or backend not in _STREAMING_BACKENDS:
         return 1
     return min(job.knobs.engine.cpu_threads, _MOST_STREAMS)
-
-
-def _holds_big_pictures(source: Source | None) -> bool:
-    items = (source.items if source is not None else None) or []
-    return any(is_big(item.picture, above_px=BIG_PX) for item in items)
 
 
 def _headline(segmenter: Segmenter) -> str:

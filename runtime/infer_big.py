@@ -6,18 +6,19 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from segship.runtime.big_pictures import is_big
-from segship.runtime.errors import ImageError, OutputError
+from segship.runtime.errors import OutputError, SegshipError
 from segship.runtime.images import Page
 from segship.runtime.outputs import OutputKind, output_paths
 from segship.runtime.segmenter import Segmenter
-from segship.runtime.source_item import SourceItem
+from segship.runtime.source_item import Source, SourceItem
 from segship.runtime.strips import StripResult, check_strips, segment_by_strips
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segship.runtime.infer import Job, Plan
+    from segship.runtime.infer import Job
     from segship.runtime.infer_report import InferReport
+    from segship.runtime.output_plan import Plan
 
 BIG_PX: Final = 32_000_000
 """Pixels above which a TIFF that is cut into tiles is read and written by strips."""
@@ -26,6 +27,11 @@ BIG_PX: Final = 32_000_000
 def is_for_strips(item: SourceItem, segmenter: Segmenter) -> bool:
     """Tell whether a picture is a TIFF so large that it is not held as a whole."""
     return segmenter.processing.tiling is not None and is_big(item.picture, above_px=BIG_PX)
+
+
+def holds_big_pictures(source: Source) -> bool:
+    """Tell whether a TIFF so large is among what is known beforehand."""
+    return any(is_big(item.picture, above_px=BIG_PX) for item in source.known_items)
 
 
 def check_big(job: "Job", segmenter: Segmenter, items: Sequence[SourceItem]) -> None:
@@ -53,6 +59,9 @@ def infer_big(
         items: the pictures.
         plan: of the outputs.
         report: that is told.
+
+    Raises:
+        SegshipError: if one cannot be done for a reason that the next one has, too.
     """
     for item in items:
         paths = output_paths(job.out, job.kinds, plan.name(item), job.knobs.outputs)
@@ -63,7 +72,7 @@ def infer_big(
             progress = _progress(job, item, stack)
             try:
                 result = segment_by_strips(segmenter, picture, paths, alpha=job.knobs.outputs.alpha, progress=progress)
-            except ImageError as error:
+            except SegshipError as error:
                 report.skip(item, error)
                 continue
         report.show(_record(result, item, paths, segmenter.processing.only))

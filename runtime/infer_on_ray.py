@@ -9,6 +9,7 @@ from segship.runtime.class_choice import class_ids
 from segship.runtime.errors import BackendError, SegshipError
 from segship.runtime.infer_big import BIG_PX
 from segship.runtime.infer_report import InferReport
+from segship.runtime.output_plan import Plan
 from segship.runtime.outputs import check_outputs, write_classes
 from segship.runtime.palette_text import parse_palette
 from segship.runtime.ray_job import run_on_ray
@@ -29,7 +30,7 @@ def infer_on_ray(job: "Job", source: Source) -> int:
         BackendError: if the source is not made of files, or the cluster cannot do the job.
         SegshipError: what else ends a job on one machine.
     """
-    from segship.runtime.infer import Plan, segmenter_arguments
+    from segship.runtime.infer import segmenter_arguments
 
     if source.items is None or job.video or job.ray is None:
         raise BackendError("--ray spreads pictures in files over machines; videos and streams run on one: leave it out")
@@ -56,18 +57,20 @@ def infer_on_ray(job: "Job", source: Source) -> int:
         def show(number: int, record: dict[str, Any]) -> None:
             report.show(record | {"tag": items[number].place.as_posix()})
 
-        summary = run_on_ray(
-            job.ray,
-            job.model,
-            [(item.picture, plan.name(item)) for item in items],
-            out=job.out,
-            kinds=job.kinds,
-            output_options=outputs,
-            segmenter_args=segmenter_arguments(job, engine) | {"card": given},
-            on_result=show,
-            on_error=fail,
-        )
-        report.add({"engines": [asdict(engine) for engine in summary.engines], "workers": summary.workers})
-        report.is_complete = True
-        report.end(job.out if job.kinds else None, left_out=plan.left_out)
+        try:
+            summary = run_on_ray(
+                job.ray,
+                job.model,
+                [(item.picture, plan.name(item)) for item in items],
+                out=job.out,
+                kinds=job.kinds,
+                output_options=outputs,
+                segmenter_args=segmenter_arguments(job, engine) | {"card": given},
+                on_result=show,
+                on_error=fail,
+            )
+            report.add({"engines": [asdict(engine) for engine in summary.engines], "workers": summary.workers})
+            report.is_complete = True
+        finally:  # what was done is told, too, where an error ends the job
+            report.end(job.out if job.kinds else None, left_out=plan.left_out)
         return report.skipped

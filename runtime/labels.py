@@ -59,6 +59,11 @@ def labels_from_logits(logits: NDArray[np.float32], size: tuple[int, int], card:
     return labels
 
 
+def labels_by_nearest(logits: NDArray[np.float32], size: tuple[int, int], card: "ModelCard") -> Labels:
+    """Take the class that wins at each pixel of logits (K, h, w), and bring labels to ``size`` (height, width)."""
+    return resize_labels(labels_from_logits(logits, (logits.shape[1], logits.shape[2]), card), size)
+
+
 def logits_from_probabilities(probabilities: NDArray[np.float32], card: "ModelCard") -> NDArray[np.float32]:
     """Return logits (K, h, w) that have these probabilities (K, h, w): logarithms, of the odds for a binary network.
 

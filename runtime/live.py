@@ -9,6 +9,8 @@ from typing import Final
 
 from segship.runtime.capture import TIMEOUT_MS, Capture
 from segship.runtime.errors import ImageError
+from segship.runtime.image_opening import check_pixels
+from segship.runtime.images import MAX_PIXELS
 from segship.runtime.source_item import Source, SourceItem, Tell, say_nothing
 from segship.runtime.urls import ADDRESS, public_url, url_place
 
@@ -28,12 +30,13 @@ class LiveSource(Source):
         address: ``rtsp://…``, ``http://…``, ``https://…``, ``camera:N`` or ``N``.
         latest: keep only the newest frame, and count the others as dropped. False: keep each, in a short queue; what
             comes faster than it is taken then waits in the camera, the network or nowhere.
+        max_pixels: a stream of larger frames is refused, and ends where they become larger.
         reconnect: how often in a row the connection is made again before it is given up.
         tell: called, from the thread that reads, when the connection is lost and found.
         timeout_ms: how long connecting, and each frame, may take.
 
     Raises:
-        ImageError: if it cannot be reached now.
+        ImageError: if it cannot be reached now, or its frames are too large.
     """
 
     is_live = True
@@ -44,6 +47,7 @@ class LiveSource(Source):
         address: str,
         *,
         latest: bool = True,
+        max_pixels: int = MAX_PIXELS,
         reconnect: int = 10,
         tell: Tell = say_nothing,
         timeout_ms: int = TIMEOUT_MS,
@@ -53,6 +57,7 @@ class LiveSource(Source):
             self._name, self._folder = public_url(self._source), url_place(self._source).with_suffix("")
         else:
             self._name, self._folder = f"camera:{self._source}", Path(f"camera-{self._source}")
+        self._max_pixels = max_pixels
         self._latest, self._reconnect, self._tell, self._timeout_ms = latest, reconnect, tell, timeout_ms
         self._changed = threading.Condition()
         self._waiting: deque[SourceItem] = deque()
@@ -66,6 +71,11 @@ class LiveSource(Source):
                 else "cannot be reached, or sends no video; check address, login and network"
             )
             raise ImageError(f"{self._name}: {reason}")
+        try:
+            check_pixels(capture.size, max_pixels, self._name)
+        except ImageError:
+            capture.close()
+            raise
         self._fps = capture.fps
         self._reader = threading.Thread(target=self._read, args=(capture,), name="segship-live", daemon=True)
         self._reader.start()
@@ -111,6 +121,8 @@ class LiveSource(Source):
             while capture is not None:
                 self._read_connection(capture)
                 capture = self._connect_again()
+        except ImageError as error:
+            self._end_with(error)
         finally:
             with self._changed:
                 self._has_ended = True
@@ -121,6 +133,7 @@ class LiveSource(Source):
             while (frame := capture.read()) is not None:
                 self._received += 1
                 self._attempts = 0
+                check_pixels((frame.shape[1], frame.shape[0]), self._max_pixels, self._name)
                 name, place = f"{self._name} frame {self._received}", self._folder / f"frame-{self._received:06d}"
                 if not self._hand_over(SourceItem(frame, name, place, captured=time.time())):
                     return
@@ -154,7 +167,8 @@ class LiveSource(Source):
                 self._reconnections += 1
                 self._tell(f"{self._name}: connected again")
                 return capture
-        error = ImageError(f"{self._name}: lost, and not found again in {self._reconnect} attempts")
+        raise ImageError(f"{self._name}: lost, and not found again in {self._reconnect} attempts")
+
+    def _end_with(self, error: ImageError) -> None:
         with self._changed:
             self._waiting.append(SourceItem(error, self._name, self._folder))
-        return None

@@ -2,7 +2,8 @@
 
 import collections
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, assert_never, get_args
@@ -11,6 +12,7 @@ from segship.runtime.card import ModelCard
 from segship.runtime.class_choice import foreground_ids
 from segship.runtime.errors import OutputError
 from segship.runtime.files import write_text
+from segship.runtime.printable import printable
 from segship.runtime.render import (
     DEFAULT_ALPHA,
     RgbImage,
@@ -37,6 +39,10 @@ OutputKind = Literal["mask", "color", "overlay", "side-by-side", "cutout", "prob
 - ``contours``: GeoJSON polygons, or COCO's run lengths, of each connected region.
 """
 OUTPUT_KINDS: Final[tuple[OutputKind, ...]] = get_args(OutputKind)
+
+_MAX_NAME: Final = 255
+"""Bytes of a file's or a folder's name that the usual file systems take."""
+_MAX_PATH: Final = 4095
 
 _SUFFIXES: Final = {"npz": ".npz", "png": ".png", "geojson": ".geojson", "coco": ".json"}
 
@@ -128,6 +134,16 @@ def output_names(places: Sequence[Path]) -> list[Path]:
     return [stem if taken[str(stem).casefold()] == 1 else place for stem, place in zip(stems, places, strict=True)]
 
 
+def too_long(paths: Iterable[Path]) -> str:
+    """Say what is wrong with a path that no file system takes for its length; nothing if all are short enough."""
+    for path in paths:
+        if (longest := max(len(os.fsencode(part)) for part in path.parts)) > _MAX_NAME:
+            return f"its output's name is too long ({longest} bytes, and a name may have {_MAX_NAME}); rename it"
+        if (length := len(os.fsencode(path))) > _MAX_PATH:
+            return f"its output's path is too long ({length} bytes, and a path may have {_MAX_PATH}); shorten it"
+    return ""
+
+
 def check_free(
     out: Path, kinds: Sequence[OutputKind], names: Sequence[Path], options: OutputOptions = DEFAULT_OPTIONS
 ) -> None:
@@ -137,9 +153,9 @@ def check_free(
         OutputError: naming one that is, and how many are.
     """
     paths = [path for name in names for path in output_paths(out, kinds, name, options).values()]
-    if existing := [path for path in paths if path.exists()]:
+    if existing := [path for path in paths if os.path.exists(path)]:  # noqa: PTH110  # False where it is too long
         raise OutputError(
-            f"{existing[0]} is there already ({len(existing)} of {len(paths)} outputs are); "
+            f"{printable(existing[0])} is there already ({len(existing)} of {len(paths)} outputs are); "
             "add --overwrite, or choose another --out"
         )
 

@@ -76,12 +76,22 @@ def overlapped(
     network: Callable[[Sequence[Ready]], Sequence[Raw]],
     after: Callable[[Raw], Done],
     crew: Crew | None = None,
+    interrupt: Callable[[], None] | None = None,
 ) -> Generator[Outcome[Item, Done], None, None]:
     """Run ``before``, ``network`` and ``after`` on each item, each stage beside the others.
 
     Memory does not grow with the number of items: they are read no faster than outcomes are taken. An error stays with
     its item; where a run of several fails, each is run alone, so that it stays with those that cause it, and with all
     where none does.
+
+    Args:
+        items: read in a thread of their own.
+        before: the first stage, of one item.
+        network: the second, of up to a batch of them.
+        after: the last, of one.
+        crew: who does the work; None: a small one.
+        interrupt: ends the runs of ``network`` that are under way, which then raise something. Called, from this
+            thread, where the program is to end, such as by Ctrl-C; without it the end waits for them.
 
     Yields:
         Outcomes, in the order of the items, each as soon as it is there.
@@ -90,10 +100,14 @@ def overlapped(
         BaseException: what reading ``items`` raises, after the outcomes of those before.
     """
     road = _Road(iter(items), before, network, after, crew or Crew())
+    hurry = None
     try:
         yield from road.outcomes()
+    except (KeyboardInterrupt, SystemExit):
+        hurry = interrupt
+        raise
     finally:
-        road.close()
+        road.close(hurry)
 
 
 class _Task(Generic[Item, Ready, Raw, Done]):
@@ -144,10 +158,12 @@ class _Road(Generic[Item, Ready, Raw, Done]):
         if self._reading_error is not None:
             raise self._reading_error
 
-    def close(self) -> None:
+    def close(self, interrupt: Callable[[], None] | None) -> None:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+        if interrupt is not None:
+            interrupt()
         for worker in self._workers:
             worker.join()
         self._reader.join(_CLOSING_S)
@@ -242,7 +258,7 @@ class _Road(Generic[Item, Ready, Raw, Done]):
             for task, raw in zip(batch, raws, strict=True):
                 task.raw = raw
         except BaseException as error:  # noqa: BLE001  # handed on with the item that causes it
-            if len(batch) > 1:
+            if len(batch) > 1 and not self._is_closed:
                 for task in batch:
                     self._run_alone(task)
             if all(task.done is None for task in batch):  # it is their number, and one by one would go on in silence

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segship.runtime.errors import ModelError
 from segship.runtime.files import replacing
-from segship.runtime.labels import Labels, labels_from_logits, upscale
+from segship.runtime.labels import Labels, labels_by_nearest, labels_from_logits, upscale
 
 if TYPE_CHECKING:
     from segship.runtime.result import Result
@@ -69,7 +69,8 @@ def foreground_opacity(result: "Result", foreground: Collection[int]) -> NDArray
     else:
         share = _softmax_sum(result.logits, labels, lambda class_id: class_id in foreground)
     opacity = np.asarray(share * 255 + 0.5).astype(np.uint8)
-    found = labels_from_logits(result.logits, (labels.shape[0], labels.shape[1]), card)
+    to_labels = labels_by_nearest if result.upscale == "labels" else labels_from_logits
+    found = to_labels(result.logits, (labels.shape[0], labels.shape[1]), card)
     return _overruled(opacity, _is_one_of(found, foreground), is_kept)
 
 

@@ -11,7 +11,7 @@ from segship.runtime.backends import Backend
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import CardError, ImageError
 from segship.runtime.images import Conversion, ImageSource, read_image, source_name
-from segship.runtime.labels import Labels, labels_from_logits, resize_labels
+from segship.runtime.labels import Labels, labels_by_nearest, labels_from_logits, resize_labels
 from segship.runtime.network import run_checked
 from segship.runtime.postprocess import PostProcess, keep_only
 from segship.runtime.prepare import TiledPicture, Tiling, WholePicture, logits_of_tiles, whole_picture
@@ -128,7 +128,7 @@ class Processing:
         if card.head == "labels":
             labels = resize_labels(output, size)
         elif self.upscale == "labels":
-            labels = resize_labels(labels_from_logits(output, (output.shape[1], output.shape[2]), card), size)
+            labels = labels_by_nearest(output, size, card)
         else:
             labels = labels_from_logits(output, size, card)
         if self.post:

@@ -1,10 +1,11 @@
 """What a network says of one picture."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,13 @@ from segship.runtime.labels import Labels, probabilities_from_logits
 from segship.runtime.outputs import OutputKind, OutputOptions, output_paths, write_outputs
 from segship.runtime.preprocess import Image
 from segship.runtime.render import DEFAULT_ALPHA, RgbImage, color_image, overlay_image
+from segship.runtime.source_item import SourceItem, page_place
+
+if TYPE_CHECKING:
+    from segship.runtime.processing import Upscale
+
+_PAGE: Final = re.compile(r"(.+\.tiff?)\[page (\d+)\]", re.IGNORECASE | re.DOTALL)
+"""How a page of a TIFF is called where the object that it was read from is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Result:
         timings: milliseconds by stage: ``decode_ms``, ``prepare_ms``, ``network_ms``, ``labels_ms``; in a stream also
             ``read_ms``, what the source took, and after ``then`` ``outputs_ms``, what that took.
         tag: what came with the picture in a stream; without a tag, its number from 0. None of a single call.
+        upscale: what was brought to the picture's size, ``logits`` or ``labels``.
     """
 
     source: str
@@ -42,6 +51,7 @@ class Result:
     card: ModelCard
     timings: dict[str, float] = field(default_factory=dict)
     tag: Any = None
+    upscale: "Upscale" = "logits"
 
     @cached_property
     def areas_px(self) -> dict[str, int]:
@@ -86,7 +96,8 @@ class Result:
         Args:
             out: folder to write below.
             kinds: of :data:`~segship.runtime.outputs.OutputKind`.
-            name: without suffix, may lead into folders; None: that of the source.
+            name: without suffix, may lead into folders; None: the place of the item that it is the result of
+                (``video/frame-000001``), else the name of the source, and of its page (``scan/page-0003``).
             options: how they are drawn and written; None: as by default.
 
         Returns:
@@ -97,6 +108,12 @@ class Result:
             ModelError: if the graph returns labels and a kind needs probabilities.
         """
         chosen = options or OutputOptions()
-        paths = output_paths(Path(out), kinds, Path(self.source).stem if name is None else name, chosen)
+        paths = output_paths(Path(out), kinds, self._own_name() if name is None else name, chosen)
         write_outputs(self, paths, chosen)
         return paths
+
+    def _own_name(self) -> Path:
+        if isinstance(self.tag, SourceItem):
+            return self.tag.place.with_suffix("")
+        page = _PAGE.fullmatch(self.source)
+        return Path(Path(self.source).stem) if page is None else page_place(Path(Path(page[1]).stem), int(page[2]))

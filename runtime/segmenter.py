@@ -239,6 +239,7 @@ class Segmenter:
             network=lambda ready: list(zip(ready, self._infer(ready), strict=True)),
             after=finish,
             crew=dataclasses.replace(self.crew, reads_ahead=not is_live),
+            interrupt=self._interrupt,
         )
         with contextlib.closing(stages):  # an error leaves no thread behind that still runs the network
             for outcome in stages:
@@ -297,6 +298,8 @@ class Segmenter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._interrupt()
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -304,6 +307,12 @@ class Segmenter:
         if not isinstance(self._arguments["backend"], str | None):
             raise ModelError("a segmenter that was given a loaded engine cannot be pickled; give the engine's name")
         return _remade, (self.model, self._arguments)
+
+    def _interrupt(self) -> None:
+        """End what the engine is doing, if it can be ended: closing it would wait."""
+        interrupt: Callable[[], None] | None = getattr(self.processing.backend, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
 
     def _prepare(self, source: ImageSource | ImageError, tag: Any, read_ms: float | None = None) -> _Prepared:
         start = time.perf_counter()
@@ -328,7 +337,8 @@ class Segmenter:
         labels = self.processing.labels(output, (image.shape[0], image.shape[1]))
         logits = None if card.head == "labels" else output
         prepared.timings["labels_ms"] = _ms_since(start)
-        return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag)
+        upscale = self.processing.upscale
+        return Result(prepared.source, image, labels, logits, card, prepared.timings, prepared.tag, upscale)
 
 
 def _tagged(images: Iterable[Tagged]) -> Iterator[tuple[ImageSource | ImageError, Any, float]]:

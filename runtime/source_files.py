@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from segship.runtime.errors import ImageError
-from segship.runtime.image_opening import open_regular, printable
+from segship.runtime.image_opening import open_regular
 from segship.runtime.images import IMAGE_SUFFIXES
+from segship.runtime.printable import printable
 
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 LIST_SUFFIX: Final = ".txt"

@@ -1,7 +1,7 @@
 """What every source yields, and what is common to all sources."""
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,11 +43,18 @@ class Source(abc.ABC):
         items: all of them, where they are known beforehand: files. None for what comes as it comes.
         is_live: a camera or a stream, which does not wait.
         is_video: its items are the frames of one video or stream, in order.
+        is_joined: several sources one after the other; of each alone the items have places of their own.
     """
 
     items: list[SourceItem] | None = None
     is_live: bool = False
     is_video: bool = False
+    is_joined: bool = False
+
+    @property
+    def known_items(self) -> Sequence[SourceItem]:
+        """Those that are known beforehand: all, or those in files among others; a limit may leave out the last."""
+        return self.items or ()
 
     @property
     def count(self) -> int | None:
@@ -82,6 +89,11 @@ class Source(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def page_place(folder: Path, page: int) -> Path:
+    """Return the place of a page, numbered from 1, of a file of several whose outputs go to a folder."""
+    return folder / f"page-{page:04d}"
 
 
 def say_nothing(line: str) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from segship.runtime.errors import ImageError
-from segship.runtime.image_opening import open_regular, printable
+from segship.runtime.image_opening import open_regular
 from segship.runtime.images import MAX_PIXELS, Page, source_name
+from segship.runtime.printable import printable
 from segship.runtime.source_files import VIDEO_SUFFIXES, SourceFile, find_files
-from segship.runtime.source_item import Source, SourceItem, Tell, say_nothing
+from segship.runtime.source_item import Source, SourceItem, Tell, page_place, say_nothing
 from segship.runtime.tiff_pages import TIFF_SUFFIXES, full_pages
 from segship.runtime.urls import ADDRESS, HTTP, url_suffix
 
@@ -48,7 +49,7 @@ def open_sources(
         limit: items at most; None: all.
         latest: of a live source, keep only the newest frame and count the others as dropped; False: lag rather than
             leave one out; None: True for live sources.
-        max_pixels: frames of videos of more are refused.
+        max_pixels: frames of videos and streams of more are refused.
         reconnect: how often in a row a live source is connected again before it is given up.
         tell: called, from any thread, with a line about what happens to a source: lost, found again.
         stdin: what ``-`` reads; None: the process's.
@@ -64,7 +65,8 @@ def open_sources(
             raise ImageError("a live source goes on for ever: give it alone, and run one command for each")
         from segship.runtime.live import LiveSource
 
-        return _limited([LiveSource(live[0], latest=latest is not False, reconnect=reconnect, tell=tell)], limit)
+        stream = LiveSource(live[0], latest=latest is not False, max_pixels=max_pixels, reconnect=reconnect, tell=tell)
+        return _limited([stream], limit)
     if latest is not None:
         raise ImageError(
             "only a live source (camera, stream) drops frames or falls behind; leave out --latest and --every-frame"
@@ -112,6 +114,13 @@ class _Joined(Source):
         self._parts, self._limit = parts, limit
         self.is_live = parts[0].is_live
         self.is_video = len(parts) == 1 and parts[0].is_video
+        self.is_joined = len(parts) > 1
+
+    @property
+    def known_items(self) -> list[SourceItem]:
+        return list(
+            itertools.islice(itertools.chain.from_iterable(part.known_items for part in self._parts), self._limit)
+        )
 
     @property
     def count(self) -> int | None:
@@ -200,7 +209,7 @@ def _items(file: SourceFile, stems: Counter[str]) -> Iterator[SourceItem]:
     folder = _folder(file, stems)
     for number in pages:
         page = Page(file.path, number)
-        yield SourceItem(page, source_name(page), folder / f"page-{number + 1:04d}")
+        yield SourceItem(page, source_name(page), page_place(folder, number + 1))
     if damage:
         yield SourceItem(ImageError(f"{name}: damaged picture ({damage})"), name, file.place)
 

@@ -26,10 +26,12 @@ class StdinSource(Source):
         file: what is read; None: the process's stdin.
 
     Raises:
-        ImageError: if stdin is a terminal.
+        ImageError: if stdin is closed or a terminal.
     """
 
     def __init__(self, file: BinaryIO | None = None) -> None:
+        if file is None and sys.stdin is None:  # as after <&-, and in a service without one
+            raise ImageError("- reads encoded pictures from standard input, and that is closed; pipe them in")
         self._file = sys.stdin.buffer if file is None else file
         if self._file.isatty():
             raise ImageError("- reads encoded pictures from a pipe, and stdin is a terminal")

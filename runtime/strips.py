@@ -17,13 +17,14 @@ from segship.runtime.errors import ModelError, OutputError
 from segship.runtime.files import replacing
 from segship.runtime.images import Page, in_form
 from segship.runtime.labels import Labels, labels_dtype, labels_from_logits
+from segship.runtime.network import run_checked
 from segship.runtime.outputs import OutputKind
 from segship.runtime.png import PngWriter
-from segship.runtime.prepare import Tiling
+from segship.runtime.prepare import Tiling, logits_of_tiles
 from segship.runtime.preprocess import Image
 from segship.runtime.processing import Processing
 from segship.runtime.render import DEFAULT_ALPHA, color_image, displayable, overlay_image, palette_table
-from segship.runtime.tiling import num_tiles, tiled_logit_blocks
+from segship.runtime.tiling import RunTiles, num_tiles, tiled_logit_blocks
 
 if TYPE_CHECKING:
     from segship.runtime.segmenter import Segmenter
@@ -93,7 +94,7 @@ def segment_by_strips(
         shades = _shades(rows) if "overlay" in paths and segmenter.card.preprocess.depth == "uint16" else None
         files = {kind: stack.enter_context(_png(path, kind, rows)) for kind, path in paths.items()}
         counter = _Counter(segmenter.card, progress)
-        for labels in _strips_of_labels(rows, _fitting(tiling, rows), counter):
+        for labels in _strips_of_labels(rows, tiling, counter):
             pixels = rows.take(len(labels))
             for part in _parts(len(labels)):
                 shown = pixels[part] if shades is None else shades[pixels[part]]
@@ -178,22 +179,31 @@ def check_strips(segmenter: "Segmenter", kinds: Sequence[OutputKind]) -> Tiling:
     return processing.tiling
 
 
-def _fitting(tiling: Tiling, rows: _Rows) -> Tiling:
-    """Return one tile, of the picture's size, where it would cover the picture, and the network sees whole pictures."""
+def _fitting(tiling: Tiling, rows: _Rows) -> tuple[Tiling, RunTiles]:
+    """Return how a picture is cut, and what runs the tiles.
+
+    A picture that a tile would cover is one tile of its own size, and goes through a network that sees whole pictures
+    as a whole one does.
+    """
+    processing = rows.processing
     is_covered = all(side <= length for side, length in zip(rows.size, tiling.size, strict=True))
-    sees_tiles = rows.processing.card.tile_overlap is not None
-    return dataclasses.replace(tiling, size=rows.size) if is_covered and not sees_tiles else tiling
+    if not is_covered or processing.card.tile_overlap is not None:
+        return tiling, processing.infer_tiles
+    card, backend = processing.card, processing.backend
+    whole = dataclasses.replace(tiling, size=rows.size)
+    return whole, lambda tiles: logits_of_tiles(card, tiles, lambda batch: run_checked(backend, card, batch))
 
 
-def _strips_of_labels(rows: _Rows, tiling: Tiling, counter: _Counter) -> Iterator[Labels]:
+def _strips_of_labels(rows: _Rows, asked: Tiling, counter: _Counter) -> Iterator[Labels]:
     """Yield labels (h, W) from top to bottom."""
     processing, width = rows.processing, rows.size[1]
+    tiling, run = _fitting(asked, rows)
     total = num_tiles(rows.size, tiling.size, tiling.overlap)
     strip: Labels = _empty_labels(processing, (0, width))
     for block in tiled_logit_blocks(
         rows,
         rows.size,
-        processing.infer_tiles,
+        run,
         num_logits=processing.card.num_logits,
         tile=tiling.size,
         overlap=tiling.overlap,

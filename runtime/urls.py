@@ -1,6 +1,7 @@
 """Sources that have a web address: what may be said of it, and pictures behind one."""
 
 import base64
+import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -34,10 +35,18 @@ def url_suffix(url: str) -> str:
 
 
 def url_place(url: str) -> Path:
-    """Return a relative path for outputs: host and path of an address."""
+    """Return a relative path for outputs: host and path of an address.
+
+    What is asked for behind a ``?`` tells pictures apart, too, but may be a secret: a short hash stands for it.
+    """
     parts = _split(url)
     names = [_host(parts), *parts.path.split("/")]
-    return Path(*(re.sub(r"[^\w.-]|^\.+", "_", unquote(name)) for name in names if name))
+    place = Path(*(re.sub(r"[^\w.-]|^\.+", "_", unquote(name)) for name in names if name))
+    if not parts.query:
+        return place
+    asked = hashlib.sha256(parts.query.encode(errors="backslashreplace")).hexdigest()[:8]
+    has_path = bool(parts.path.strip("/"))
+    return place.with_name(f"{place.stem}-{asked}{place.suffix}") if has_path else place / asked
 
 
 class PictureUrl(Source):

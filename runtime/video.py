@@ -8,8 +8,8 @@ from pathlib import Path
 
 from segship.runtime.capture import Capture, Frame
 from segship.runtime.errors import ImageError
-from segship.runtime.image_opening import printable
 from segship.runtime.images import MAX_PIXELS
+from segship.runtime.printable import printable
 from segship.runtime.source_item import Source, SourceItem, Tell, say_nothing
 from segship.runtime.urls import ADDRESS, public_url, url_place
 

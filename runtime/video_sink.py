@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from segship.runtime.errors import OutputError
 from segship.runtime.outputs import OutputOptions, overlay_picture
+from segship.runtime.printable import printable
 from segship.runtime.render import RgbImage
 from segship.runtime.source_item import Source
 from segship.runtime.video_writer import VideoWriter
@@ -20,7 +21,11 @@ _UNKNOWN_FPS: Final = 25.0
 
 
 class VideoSink:
-    """Writes ``out/video/NAME.mp4``, opened with the first frame; whole or not at all.
+    """Writes ``out/video/NAME.mp4``, opened with the first frame.
+
+    Of a file it is written whole or not at all. Of a live source, which does not come again, all that came is kept,
+    however it ends; and where its frames change their size, as a camera's may that was lost and found again, they go
+    on in ``NAME-2.mp4``.
 
     Args:
         job: says where.
@@ -32,6 +37,7 @@ class VideoSink:
         self._job, self._source, self._options = job, source, options
         self._stack = ExitStack()
         self._writer: VideoWriter | None = None
+        self._parts = 1
 
     def frame(self, result: "Result") -> RgbImage:
         """Draw a frame, (H, W, 3) uint8 RGB."""
@@ -43,17 +49,33 @@ class VideoSink:
         Raises:
             OutputError: if the video cannot be written, or is there already.
         """
+        size = frame.shape[0], frame.shape[1]
         if self._writer is None:
-            folder = place.parent
-            path = self._job.out / "video" / folder.with_name(f"{folder.name}.mp4")  # dots are part of its name
-            self._check_free(path)
-            writer = VideoWriter(path, self._source.fps or _UNKNOWN_FPS, (frame.shape[0], frame.shape[1]))
-            self._writer = self._stack.enter_context(writer)
+            path = self._path(place)
+            if not self._may_write(path):
+                raise OutputError(f"{printable(path)} is there already; add --overwrite, or choose another --out")
+            self._writer = self._open(path, size)
+        elif self._source.is_live and size != self._writer.size:
+            self._stack.close()
+            self._writer = self._open(self._next_path(place), size)
         self._writer.write(frame)
 
-    def _check_free(self, path: Path) -> None:
-        if path.exists() and not self._job.overwrite:
-            raise OutputError(f"{path} is there already; add --overwrite, or choose another --out")
+    def _open(self, path: Path, size: tuple[int, int]) -> VideoWriter:
+        return self._stack.enter_context(VideoWriter(path, self._source.fps or _UNKNOWN_FPS, size))
+
+    def _path(self, place: Path, addition: str = "") -> Path:
+        folder = place.parent
+        return self._job.out / "video" / folder.with_name(f"{folder.name}{addition}.mp4")  # dots are part of its name
+
+    def _next_path(self, place: Path) -> Path:
+        """Return the first path with a number that may be written, so that nothing that was there ends a recording."""
+        while True:
+            self._parts += 1
+            if self._may_write(path := self._path(place, f"-{self._parts}")):
+                return path
+
+    def _may_write(self, path: Path) -> bool:
+        return self._job.overwrite or not path.exists()
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +83,6 @@ class VideoSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt) and self._source.is_live:  # how a recording ends
+        if self._source.is_live:
             kind = error = traceback = None
         self._stack.__exit__(kind, error, traceback)

@@ -11,7 +11,7 @@ import numpy as np
 from segship.runtime.capture import quiet_ffmpeg
 from segship.runtime.errors import OutputError
 from segship.runtime.files import replacing
-from segship.runtime.image_opening import printable
+from segship.runtime.printable import printable
 from segship.runtime.render import RgbImage
 
 VIDEO_CODECS: Final = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "FFV1"}
@@ -39,7 +39,7 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         if path.suffix.lower() not in VIDEO_CODECS:
             raise OutputError(f"{path}: videos are written as {', '.join(VIDEO_CODECS)}; give one of these suffixes")
-        if printable(path) != str(path):
+        if any("\ud800" <= character <= "\udfff" for character in str(path)):
             raise OutputError(f"{printable(path)}: OpenCV writes no video of a name that is no UTF-8; choose another")
         if not 0 < fps < 100_000:
             raise OutputError(f"{path}: the frame rate is {fps}; a video needs one above 0 and below 100000 a second")

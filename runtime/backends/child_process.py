@@ -66,6 +66,7 @@ class ChildProcess:
         self._tail: collections.deque[bytes] = collections.deque(maxlen=_LAST_WORDS_BYTES // 64)
         self._drain = threading.Thread(target=_keep_last, args=(self._noise, self._tail), daemon=True)
         self._drain.start()
+        self._is_interrupted = False
 
     def ask(self, header: dict[str, Any], batch: NDArray[Any] | None, timeout_s: float | None) -> Message:
         """Send a message and return the answer, whose array the next one overwrites.
@@ -90,6 +91,11 @@ class ChildProcess:
             raise self._death(f"did not answer within {timeout_s:g} s" if late.is_set() else None)
         return answer
 
+    def interrupt(self) -> None:
+        """End the process at once, from any thread; whoever waits for its answer meets a :class:`ChildDiedError`."""
+        self._is_interrupted = True
+        self._process.kill()
+
     def end(self) -> None:
         """End the process and close the pipes; nothing happens the second time."""
         self._process.kill()
@@ -113,6 +119,7 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             how, status = how or "answered what is no message", 0
+        how = "was interrupted" if self._is_interrupted else how
         self._drain.join(_GRACE_S)
         lines = b"".join(self._tail).decode(errors="replace").splitlines()
         words = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")

@@ -23,6 +23,8 @@ from segship.runtime.errors import BackendError, EngineCrashError, SegshipError,
 from segship.runtime.strict import parse
 
 DEFAULT_TIMEOUT_S: Final = 300.0
+DEFAULT_LOAD_TIMEOUT_S: Final = 3600.0
+"""An engine that builds while it loads, as TensorRT does of large graphs, takes many minutes."""
 _DEFAULTS: Final = EngineOptions()
 _MODULE: Final = "segship.runtime.backends.isolated_child"
 
@@ -48,7 +50,8 @@ class IsolatedBackend:
         card: the model's.
         device: that the engine is to run on.
         options: for the engine.
-        timeout_s: the child is ended if it takes longer than this to load the model or to run a batch; None: never.
+        timeout_s: the child is ended if it takes longer than this to run a batch; None: never.
+        load_timeout_s: likewise, to load the model.
         memory_limit_mb: of the child's main memory; None: no limit. On POSIX systems only.
 
     Raises:
@@ -65,6 +68,7 @@ class IsolatedBackend:
         options: EngineOptions = _DEFAULTS,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        load_timeout_s: float | None = DEFAULT_LOAD_TIMEOUT_S,
         memory_limit_mb: int | None = None,
     ) -> None:
         if options.streams > 1:
@@ -73,7 +77,7 @@ class IsolatedBackend:
                 "use --streams 1, or leave out --isolate"
             )
         self._name, self._model, self._card, self._device, self._options = name, model, card, device, options
-        self._timeout_s, self._memory_limit_mb = timeout_s, memory_limit_mb
+        self._timeout_s, self._load_timeout_s, self._memory_limit_mb = timeout_s, load_timeout_s, memory_limit_mb
         self._lock = threading.Lock()
         self._closed = False
         self._child: ChildProcess | None = None
@@ -81,7 +85,11 @@ class IsolatedBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made from: its copy starts a child of its own."""
-        named = {"timeout_s": self._timeout_s, "memory_limit_mb": self._memory_limit_mb}
+        named = {
+            "timeout_s": self._timeout_s,
+            "load_timeout_s": self._load_timeout_s,
+            "memory_limit_mb": self._memory_limit_mb,
+        }
         return _again, (self._name, self._model, self._card, self._device, self._options, named)
 
     @property
@@ -102,15 +110,24 @@ class IsolatedBackend:
             if self._child is None:
                 self._start()
             what = f"on this input, {batch.shape} {batch.dtype}; it is started anew for the next one"
-            _, output = self._ask({}, batch, EngineCrashError, what)
+            _, output = self._ask({}, batch, self._timeout_s, EngineCrashError, what)
             if output is None:
                 raise BackendError(f"the isolated {self._name} engine answered without an output")
             return output.copy()
 
+    def interrupt(self) -> None:
+        """End the child at once, from any thread, so that a run that is under way fails; the next one gets a new child.
+
+        Raises nothing: the run raises an :class:`EngineCrashError`.
+        """
+        child = self._child  # without the lock, which the run holds
+        if child is not None:
+            child.interrupt()
+
     def close(self) -> None:
-        """End the child."""
+        """End the child, as soon as the run that is under way has ended."""
+        self._closed = True  # at once: no run that waits for its turn starts another child
         with self._lock:
-            self._closed = True
             self._end()
 
     def _start(self) -> EngineInfo:
@@ -125,20 +142,28 @@ class IsolatedBackend:
             "memory_limit_mb": self._memory_limit_mb,
         }
         try:
-            reply, _ = self._ask(request, None, BackendError, f"while loading {self._model}; use another --backend")
+            when = f"while loading {self._model}; use another --backend"
+            reply, _ = self._ask(request, None, self._load_timeout_s, BackendError, when)
             info = parse(EngineInfo, reply.get("info"), "what the engine says of itself", BackendError)
         except SegshipError:
             self._end()
             raise
         return dataclasses.replace(info, note="; ".join(filter(None, (info.note, "isolated"))))
 
-    def _ask(self, header: dict[str, Any], batch: NDArray[Any] | None, crash: type[BackendError], when: str) -> Message:
+    def _ask(
+        self,
+        header: dict[str, Any],
+        batch: NDArray[Any] | None,
+        timeout_s: float | None,
+        crash: type[BackendError],
+        when: str,
+    ) -> Message:
         """Send a message and wait for its answer, in the time that there is for it; raise the error that it may be."""
         child = self._child
         if child is None:
             raise BackendError("this backend is closed")
         try:
-            answer = child.ask(header, batch, self._timeout_s)
+            answer = child.ask(header, batch, timeout_s)
         except ChildDiedError as death:
             self._end()
             raise crash(f"the {self._name} engine {death.how} {when}{death.last_words}") from None

@@ -15,8 +15,8 @@ from segship.runtime.backends.common import check_batch, input_dtype, shapes_of,
 from segship.runtime.backends.options import DEFAULT_OPTIONS, EngineOptions
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import BackendError, DeviceError, ModelError, one_line
-from segship.runtime.image_opening import printable
 from segship.runtime.model_file import check_fits
+from segship.runtime.printable import printable
 
 _ENGINE: Final = f"OpenCV {cv2.__version__}"
 _KNOWN: Final = frozenset({"threads", "streams", "engine"})
@@ -34,7 +34,8 @@ class OpenCVBackend:
     Args:
         model: the ``.onnx`` file.
         card: the model's.
-        device: ``auto`` or ``cpu``; ``cuda[:0]`` or ``opencl`` where OpenCV was built with it.
+        device: ``auto`` (CUDA where OpenCV was built with it and runs this graph there, else the CPU) or ``cpu``;
+            ``cuda[:0]`` or ``opencl`` where OpenCV was built with it.
         options: threads, which all of OpenCV in this process then uses, and engine.
     """
 
@@ -43,22 +44,22 @@ class OpenCVBackend:
         check_fits(model, card)  # OpenCV runs a graph on inputs of other sizes than its own, and returns something
         self._dnn: Any = cv2.dnn  # what it holds differs between the versions
         self._card = card
+        self._net: Any = None
         self._lock = threading.Lock()  # a net keeps its input and output in itself
-        target = _target(device)
-        engine = _engine(target, options)
+        targets, faults = _targets(device, options), []
+        engines = [_engine(target, options) for target in targets]
         share_threads(options, cv2.getNumThreads, cv2.setNumThreads)
-        note = "its classic engine" if _IS_5 and engine == "classic" else ""
-        self._info = EngineInfo(
-            "opencv", _ENGINE, "cuda:0" if target == "cuda" else target, card.precision, cv2.getNumThreads(), note=note
-        )
-        try:
-            with _silence():
-                self._net = self._read(model, target, engine)
-                self._try()
-        except (cv2.error, BackendError) as error:
-            raise ModelError(
-                f"{model}: {_ENGINE} cannot run this graph ({one_line(error)}); {_advice(card)}"
-            ) from error
+        for target, engine in zip(targets, engines, strict=True):
+            try:
+                self._load(model, target, engine)
+                break
+            except ModelError as error:
+                if target == targets[-1]:
+                    raise
+                faults.append(f"{target} is not used: {one_line(error.__cause__ or error)}")
+        notes = [*(["its classic engine"] if _IS_5 and engine == "classic" else []), *faults]
+        place = "cuda:0" if target == "cuda" else target
+        self._info = EngineInfo("opencv", _ENGINE, place, card.precision, cv2.getNumThreads(), note="; ".join(notes))
 
     @property
     def info(self) -> EngineInfo:
@@ -100,6 +101,21 @@ class OpenCVBackend:
                 f"{_ENGINE} takes no sides below {least} pixels of this model, and got {sides}; use --backend ort"
             )
 
+    def _load(self, model: Path, target: str, engine: str) -> None:
+        """Read the graph and try it.
+
+        Raises:
+            ModelError: if OpenCV cannot run it there.
+        """
+        try:
+            with _silence():
+                self._net = self._read(model, target, engine)
+                self._try()
+        except (cv2.error, BackendError) as error:
+            raise ModelError(
+                f"{model}: {_ENGINE} cannot run this graph ({one_line(error)}); {_advice(self._card)}"
+            ) from error
+
     def _read(self, model: Path, target: str, engine: str) -> Any:
         chosen = [getattr(self._dnn, f"ENGINE_{engine.upper()}")] if _IS_5 else []  # OpenCV 4 has one engine only
         # OpenCV crashes on a path that is no UTF-8; as bytes, weights in a file beside it are not found.
@@ -131,13 +147,20 @@ def _shapes_to_try(card: ModelCard) -> Iterator[tuple[tuple[int, ...], tuple[int
         yield shapes_of(card, 1 + more, (height + more * card.stride, width + 2 * more * card.stride))
 
 
+def _targets(device: str, options: EngineOptions) -> tuple[str, ...]:
+    """Return where to run the graph, the best place first; the next one is taken where it does not work."""
+    if device != "auto":
+        return (_target(device),)
+    return ("cuda", "cpu") if _has_cuda() and options.engine != "new" else ("cpu",)
+
+
 def _target(device: str) -> str:
     """Return ``cpu``, ``cuda`` or ``opencl``, if this OpenCV runs networks there.
 
     Raises:
         DeviceError: if it does not; OpenCV itself would warn and take the CPU.
     """
-    if device in ("auto", "cpu"):
+    if device == "cpu":
         return "cpu"
     if device not in ("cuda", "cuda:0", "opencl"):
         raise DeviceError(f"the opencv backend has no device {device!r}; expected auto, cpu or cuda, or opencl")
@@ -146,13 +169,18 @@ def _target(device: str) -> str:
         found = dnn.DNN_TARGET_OPENCL in dnn.getAvailableTargets(dnn.DNN_BACKEND_OPENCV) and _has_opencl_gpu()
         missing = "finds no OpenCL driver of a GPU here"
     else:
-        found = dnn.DNN_TARGET_CUDA in dnn.getAvailableTargets(dnn.DNN_BACKEND_CUDA)
+        found = _has_cuda()
         missing = "runs networks on the CPU only, as all builds from the package index do"
     if not found:
         raise DeviceError(
             f"{device} was asked for, but this OpenCV ({cv2.__version__}) {missing}; use --device cpu, or --backend ort"
         )
     return device.partition(":")[0]
+
+
+def _has_cuda() -> bool:
+    dnn: Any = cv2.dnn
+    return dnn.DNN_TARGET_CUDA in dnn.getAvailableTargets(dnn.DNN_BACKEND_CUDA)
 
 
 def _has_opencl_gpu() -> bool:

@@ -13,7 +13,7 @@ from segship.runtime.backends.common import check_batch
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.ort_binding import BoundRuns
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, ModelError, one_line
+from segship.runtime.errors import BackendError, ModelError, StreamsError, one_line
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -46,6 +46,7 @@ class OrtSession:
 
     Raises:
         ModelError: if it cannot load the model.
+        StreamsError: if it would need more threads than were asked for.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class OrtSession:
         binds: bool = False,
     ) -> None:
         self._card = card
+        asked = session_options(ort, options)
         try:
             # Without enable_fallback=0 it goes on with another provider when one fails, in the middle of a run too.
             self._session: Any = ort.InferenceSession(
-                os.fspath(model), session_options(ort, options), providers=list(providers), enable_fallback=0
+                os.fspath(model), asked, providers=list(providers), enable_fallback=0
             )
             self.providers: list[str] = self._session.get_providers()
             self.nodes = _assigned_nodes(self._session)
@@ -109,7 +111,15 @@ def threads_of(options: EngineOptions) -> tuple[int, int]:
     """Return of how many threads each run is made, and how many all runs together may use.
 
     All runs share the threads that help them, and each has the one that called it besides.
+
+    Raises:
+        StreamsError: if there are fewer threads than streams, and so many were asked for.
     """
+    if options.threads is not None and options.streams > options.threads:
+        raise StreamsError(
+            f"{options.streams} streams were asked for, and {options.threads} threads; ONNX Runtime runs each stream "
+            "in a thread of its own: ask for fewer streams, or for more threads"
+        )
     helpers = max(0, options.cpu_threads - options.streams)
     return helpers + 1, helpers + options.streams
 

@@ -158,6 +158,8 @@ class _Setup:
             self._ort.__version__,
             content_sha256(model, card),
             _precision(card, options),
+            options.tf32,
+            options.memory_limit_mb,
             _profile(card),
         )
 

@@ -28,6 +28,8 @@ class EngineKey:
         onnxruntime: version of ONNX Runtime, which cuts the graph into the parts that TensorRT runs.
         content: sha-256 of what the model computes and how it is used.
         precision: that the engine calculates in.
+        tf32: whether what is in float32 may be rounded before it is multiplied.
+        memory_limit_mb: of building it, which decides among the ways to calculate; None: no limit.
         shapes: that it is built for: the least, usual and largest input.
     """
 
@@ -38,6 +40,8 @@ class EngineKey:
     onnxruntime: str
     content: str
     precision: str
+    tf32: bool
+    memory_limit_mb: int | None
     shapes: tuple[tuple[int, ...], ...]
 
     @property

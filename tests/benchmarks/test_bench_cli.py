@@ -13,12 +13,13 @@ from onnx import numpy_helper
 from segship.benchmarks import bench as bench_module
 from segship.benchmarks.accuracy import held_out, measure_accuracy
 from segship.benchmarks.bench import run_bench
+from segship.benchmarks.bench_files import check_folder, write_run
 from segship.benchmarks.bench_options import BenchOptions, choices
-from segship.benchmarks.cli import _update, seg_bench
+from segship.benchmarks.cli import seg_bench
 from segship.benchmarks.engine_choice import Choice, open_choice
 from segship.benchmarks.record import Bench, BenchError, Entry, Failure, Throughput, read_bench, write_bench
 from segship.benchmarks.wishes import Wish
-from segship.runtime.errors import BackendError
+from segship.runtime.errors import BackendError, OutputError
 from segship.runtime.model_file import read_card, write_card
 
 Command = Callable[..., tuple[int, str, str]]
@@ -134,15 +135,24 @@ def test_a_run_writes_record_tables_and_figures(run: tuple[Result, Path], models
         assert part in text
 
 
-@pytest.mark.parametrize(("tolerance", "is_worse"), [(0.0, True), (1.0, False), (None, False)])
+@pytest.fixture
+def measured(record: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A run as if it had just been measured, without what failed and without its update."""
+    bench = dataclasses.replace(record, failures=(), update=None)
+    monkeypatch.setattr("segship.benchmarks.bench.run_bench", lambda *_: bench)
+    return bench
+
+
+ON_DATA = ("--backend", "ort", "--device", "cpu", "--threads", "1", "--data", "demo", "--limit", "2")
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(("tolerance", "is_worse"), [("0", True), ("100%", False), (None, False)])
 def test_a_new_model_may_lose_as_much_as_is_tolerated(
-    models: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tolerance: float | None, is_worse: bool
+    bench: Command, models: tuple[Path, Path], tolerance: str | None, is_worse: bool
 ) -> None:
-    asked = BenchOptions(models, ("torch", "ort"), "cpu", data="demo", limit=2)
-    assert asked.engine_of_update == "ort"
-    options = {"tolerance": tolerance, "out": None, "as_json": False, "quiet": False}
-    assert _update(asked, "ort", options) == is_worse
-    out, err = capsys.readouterr()
+    status, out, err = bench(*models, *ON_DATA, *(() if tolerance is None else ("--tolerance", tolerance)))
+    assert status == is_worse
     assert "mIoU -" in out
     step, _, finding = err.partition("\n")
     assert step == "comparing both models in ort …"
@@ -150,7 +160,55 @@ def test_a_new_model_may_lose_as_much_as_is_tolerated(
     assert ("points of mIoU; --tolerance allows 0\n" in finding) == is_worse
 
 
+@pytest.mark.usefixtures("measured")
+def test_two_models_are_compared_only_where_somebody_sees_it(
+    bench: Command, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, out, _ = bench(*models, *ON_DATA, "--json", "-q")
+    update = json.loads(out)["update"]
+    assert status == 0
+    assert update["old"].startswith(models[0].name)
+    assert update["new_miou"] < update["old_miou"]
+    monkeypatch.setattr("segship.benchmarks.bench_update.compare_models", None)  # calling it would be an error
+    assert bench(*models, *ON_DATA, "-q") == (0, "", "")
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(("more", "status"), [((), 3), (("--tolerance", "100%"), 1)])
+def test_a_comparison_that_fails_is_a_failure_beside_what_was_measured(
+    bench: Command,
+    models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    status: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise BenchError("no memory is left for two")
+
+    monkeypatch.setattr("segship.benchmarks.bench_update.compare_models", fail)
+    found, out, err = bench(*models, *ON_DATA, *more)
+    assert found == status
+    assert "p50 ms" in out
+    assert f"error: {models[1]}, ort: comparison with {models[0]}: no memory is left for two\n" in err
+
+
+def test_models_of_which_one_does_not_fit_the_data_are_not_compared(
+    bench: Command, measured: Bench, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = measured.entries
+    failed = Failure(str(models[1]), "ort", "accuracy: it has other classes")
+    half = dataclasses.replace(
+        measured, entries=(first, dataclasses.replace(second, accuracy=None)), failures=(failed,)
+    )
+    monkeypatch.setattr("segship.benchmarks.bench.run_bench", lambda *_: half)
+    monkeypatch.setattr("segship.benchmarks.bench_update.compare_models", None)
+    status, _, err = bench(*models, *ON_DATA, "--json", "-q")
+    assert (status, err) == (3, f"error: {models[1]}, ort: accuracy: it has other classes\n")
+    assert bench(*models, *ON_DATA, "-q", "--tolerance", "100%")[0] == 1
+
+
 def test_only_two_models_with_data_are_an_update(models: tuple[Path, Path]) -> None:
+    assert BenchOptions(models, ("torch", "ort"), data="demo").engine_of_update == "ort"
     assert BenchOptions(models, ("ort",)).engine_of_update is None
     assert BenchOptions(models[:1], ("ort",), data="demo").engine_of_update is None
     assert BenchOptions(models, ("torch",), data="demo").engine_of_update is None
@@ -172,6 +230,7 @@ def test_a_folder_that_is_there_is_left_alone(bench: Command, models: tuple[Path
     [
         (("--picture", "nosuch.jpg"), "cannot read nosuch.jpg: No such file or directory"),
         (("--out", __file__, "--overwrite"), f"{__file__} is no folder; choose another name"),
+        (("--out", f"{__file__}/out"), f"cannot write into {__file__}/out: Not a directory"),
     ],
 )
 def test_what_would_spoil_every_row_is_told_before_any(
@@ -191,11 +250,33 @@ def test_what_was_measured_is_printed_where_it_cannot_be_written(
     assert "cannot write" in err
 
 
+def test_a_folder_is_tried_and_not_made(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", overwrite=False)
+    check_folder(tmp_path, overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_run_is_left_where_a_new_one_cannot_be_written(
+    record: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("bench.json", "bench.md", "pareto.png", "update.json", "update.png")
+    for name in names:
+        (tmp_path / name).write_text("earlier")
+
+    def full(*_: object) -> None:
+        raise OutputError("no space left on device")
+
+    monkeypatch.setattr("segship.benchmarks.bench_files.write_bench", full)
+    with pytest.raises(OutputError, match="no space left"):
+        write_run(dataclasses.replace(record, update=None), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "earlier")
+
+
 def test_nothing_of_an_earlier_run_is_left(
     bench: Command, record: Bench, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare = dataclasses.replace(
-        record, entries=tuple(dataclasses.replace(entry, accuracy=None) for entry in record.entries)
+        record, entries=tuple(dataclasses.replace(entry, accuracy=None) for entry in record.entries), update=None
     )
     monkeypatch.setattr("segship.benchmarks.bench.run_bench", lambda *_: bare)
     for name in ("pareto.png", "update.json", "update.md", "update.png", "mine.txt"):
@@ -256,7 +337,7 @@ def test_models_of_which_one_does_not_run_are_not_compared(
     status: int,
 ) -> None:
     half = dataclasses.replace(
-        record, entries=record.entries[:1], failures=(Failure("gone.onnx", "ort", "it is gone"),)
+        record, entries=record.entries[:1], failures=(Failure("gone.onnx", "ort", "it is gone"),), update=None
     )
     monkeypatch.setattr("segship.benchmarks.bench.run_bench", lambda *_: half)
     found, _, err = bench(
@@ -305,6 +386,8 @@ def test_a_comparison_that_found_a_regression_says_so(bench: Command, record: Be
         (("m.onnx", "--max-latency", "20ms"), "measuring has no use for --max-latency"),
         (("m.onnx", "--tolerance", "-1%"), "'-1%' is none; expected one such as 5%"),
         (("m.onnx", "--tolerance", "nan"), "'nan' is none"),
+        (("m.onnx", "--tolerance", "1"), "'1' alone would be 100%; write 1%, or 100%"),
+        (("--compare", "a.json", "b.json", "--margin", "5"), "'5' alone would be 500%; write 5%, or 500%"),
         (("m.onnx", "--tolerance", "1%"), "--tolerance is of two models"),
         (("m.onnx", "--limit", "3"), "--limit is of the pictures of --data"),
         (("m.onnx", "--backend", "torch"), "--backend torch and --checkpoint FILE go together"),

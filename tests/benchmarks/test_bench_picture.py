@@ -16,6 +16,7 @@ def test_a_file_comes_first_then_the_data_then_nothing(tmp_path: Path) -> None:
     file, data = tmp_path / "a.jpg", held_out("demo", 2)
     file.write_bytes(b"bytes")
     assert chosen_picture(file, data) == Picture("a.jpg", b"bytes")
+    assert Picture("a.jpg", b"bytes").digest == Picture("b.jpg", b"bytes").digest != Picture("a.jpg", b"other").digest
     assert chosen_picture(None, None) is None
     found = chosen_picture(None, data)
     assert found is not None

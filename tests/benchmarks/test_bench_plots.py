@@ -112,6 +112,16 @@ def test_runs_are_drawn_together_and_each_row_by_itself(tmp_path: Path, figures:
         assert f"p50 {times_ms[29]:.2f}   p99 {times_ms[59]:.2f}" in axes.texts[0].get_text()
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path, figures: list[Figure]) -> None:
+    both = (entry("a/net.onnx", "ort", "fp32", 10, 0.6), entry("b/net.onnx", "ort", "fp32", 14, 0.61))
+    bench = dataclasses.replace(BENCH, entries=both)
+    assert draw_pareto(bench, tmp_path / "pareto.png")
+    assert draw_latency(bench, tmp_path / "latency.png")
+    assert [note.get_text() for note in figures[0].axes[0].texts] == ["a/net", "b/net"]
+    names = [label.get_text() for label in figures[1].axes[0].get_yticklabels()]
+    assert names == ["a/net.onnx\nort, fp32", "b/net.onnx\nort, fp32"]
+
+
 def test_a_run_far_beyond_the_others_is_told_of(tmp_path: Path, figures: list[Figure]) -> None:
     samples = {"picture": (*range(10_000_000, 10_000_300), 95_000_000)}
     far = dataclasses.replace(ENTRIES[0], latency=Latency(samples, 5))

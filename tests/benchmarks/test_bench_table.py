@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from segship.benchmarks.bench_table import as_markdown, bench_markdown, bench_tables, fitting, notes
+from segship.benchmarks.bench_notes import notes
+from segship.benchmarks.bench_table import as_markdown, bench_markdown, bench_tables, fitting
 from segship.benchmarks.record import (
     Accuracy,
     Bench,
@@ -123,6 +124,37 @@ def test_a_share_above_all_is_explained(share: float | None, is_told: bool) -> N
     assert all("(row 2): " in note and "Winograd" in note for note in found)
 
 
+@pytest.mark.parametrize(("precision", "device"), [("fp16", "cpu"), ("fp32", "cuda:0")])
+def test_a_roof_that_is_not_known_is_said_with_its_reason(precision: str, device: str) -> None:
+    engine = dataclasses.replace(ORT, precision=precision, device=device)
+    bare = entry("ort", engine, roofline=Roofline(1.15, 0.091, None, None, None))
+    bench = dataclasses.replace(BENCH, entries=(FIRST, bare))
+    table = titled(bench, "The network's p50")
+    assert [column(table, name)[1] for name in ("GFLOP", "peak GFLOP/s", "share")] == ["1.15", "n/a", "n/a"]
+    (reason,) = [note for note in notes(bench) if note.startswith("n/a")]
+    assert reason.startswith(f"n/a (row 2): no peak of {precision} on {device} is known; peaks are measured on the CPU")
+    assert not any(note.startswith("n/a") for note in notes(BENCH))
+
+
+def test_the_rate_is_said_to_be_of_less_than_the_title_tells() -> None:
+    said = "images/s: of decoded pictures to labels, at the fastest number of runs at once."
+    assert said in notes(BENCH)
+    assert f"- {said}\n" in bench_markdown(BENCH)
+    assert said not in notes(dataclasses.replace(BENCH, entries=(SECOND,)))
+
+
+def test_files_of_one_name_keep_their_folders() -> None:
+    other = dataclasses.replace(SECOND, subject=dataclasses.replace(SECOND.subject, model="old/road.onnx"))
+    bench = dataclasses.replace(BENCH, entries=(FIRST, other))
+    assert column(titled(bench, "From"), "model") == ["models/road.onnx", "old/road.onnx"]
+
+
+def test_an_int8_file_is_called_so_whatever_the_engine_makes_of_the_rest() -> None:
+    other = dataclasses.replace(SECOND, subject=dataclasses.replace(SECOND.subject, file_precision="int8"))
+    bench = dataclasses.replace(BENCH, entries=(FIRST, other))
+    assert column(titled(bench, "From"), "precision") == ["fp32", "int8 (bf16)"]
+
+
 def test_what_an_engine_does_not_have_is_told() -> None:
     bare = dataclasses.replace(SECOND, lacks=("throughput, 2 at once: it runs one at a time",))
     told = notes(dataclasses.replace(BENCH, entries=(FIRST, bare)))
@@ -160,7 +192,7 @@ def test_quick_is_said_in_titles() -> None:
 
 def test_a_row_that_drifts_is_marked_and_explained() -> None:
     drifting = dataclasses.replace(BENCH, entries=(FIRST, entry("ort", ORT, steady=False)))
-    assert column(titled(drifting, "From"), "") == ["", "unstable"]
+    assert column(titled(drifting, "From"), "note") == ["", "unstable"]
     assert any(note.startswith("unstable: ") for note in notes(drifting))
     assert not any(note.startswith("unstable: ") for note in notes(BENCH))
 

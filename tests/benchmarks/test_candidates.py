@@ -9,6 +9,7 @@ from segship.benchmarks.candidates import (
     candidates,
     check_engines,
     command_line,
+    in_batches,
     python_lines,
     working_engines,
 )
@@ -41,10 +42,11 @@ def test_where_pictures_a_second_are_asked_for_several_runs_are_tried_at_once(ti
     ]
 
 
-def test_on_a_gpu_a_batch_is_tried_where_the_file_takes_one(tiny_model: Path, open_model: Path) -> None:
-    fixed, flexible = candidates([tiny_model, open_model], [Engine("ort", "cuda:0")], threads=None, for_rate=True)
-    assert [choice.batch for choice in fixed] == [1, 1]
-    assert [choice.batch for choice in flexible] == [1, 8, 1]
+def test_a_batch_is_tried_where_the_file_takes_one(tiny_model: Path, open_model: Path, tiled_model: Path) -> None:
+    for device, batch in (("cpu", 4), ("cuda:0", 8)):
+        best = Choice(open_model, "ort:streams=2", device, threads=2)
+        assert in_batches(best) == [replace(best, batch=batch)]
+        assert [in_batches(replace(best, model=model)) for model in (tiny_model, tiled_model)] == [[], []]
 
 
 def test_threads_are_tried_from_all_cpus_to_one(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

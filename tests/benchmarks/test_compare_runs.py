@@ -141,6 +141,19 @@ def test_accuracy_on_other_pictures_is_not_compared_and_said(accuracy: Accuracy 
     assert any(warning.startswith("accuracy: demo, validation, 100 pictures → ") for warning in row.warnings)
 
 
+@pytest.mark.parametrize(("old", "new", "are_others"), [("ab", "cd", True), ("ab", "ab", False), ("", "cd", False)])
+def test_as_many_other_pictures_are_other_pictures(old: str, new: str, are_others: bool) -> None:
+    before, after = (dataclasses.replace(ACCURACY, names_digest=names) for names in (old, new))
+    row = compared(entry(1, accuracy=before), entry(2, accuracy=after))
+    assert (row.miou is None) == are_others
+    assert row.warnings == (("accuracy: demo, validation has other pictures than before",) if are_others else ())
+
+
+def test_a_picture_of_a_record_that_does_not_tell_is_no_other_one() -> None:
+    rows = compare_benches(bench(entry(1)), bench(entry(2), picture_digest="cd"))
+    assert rows[0].warnings == ()
+
+
 def test_memory_is_compared_where_both_have_it() -> None:
     row = compared(entry(1, memory=Memory(1, 2, 300, 40)), entry(2, memory=Memory(1, 2, 400)))
     assert row.peak_rss_bytes == (300, 400)
@@ -190,6 +203,32 @@ def test_what_ran_once_and_fails_now_is_a_regression() -> None:
     assert has_regressed(alone)
 
 
+@pytest.mark.parametrize(
+    "error", ["does not run: no", "batch 4 does not run: no", "batch 4 failed while it was timed: no"]
+)
+def test_a_row_is_failed_only_if_that_very_batch_did_not_run(error: str) -> None:
+    failure = Failure("nets/a.onnx", "ort", error)
+    rows = compare_benches(bench(entry(1), entry(1, batch=4)), bench(entry(2), failures=(failure,)))
+    assert rows[1].failure == (error if error.startswith("batch 4") else "")
+    assert has_regressed(rows) == error.startswith("batch 4")
+
+
+@pytest.mark.parametrize("what", ["throughput, 8 at once", "batch 40 does not run", "cold start"])
+def test_a_row_that_was_not_asked_for_is_not_failed_by_something_else(what: str) -> None:
+    failure = Failure("nets/a.onnx", "ort", f"{what}: out of memory")
+    rows = compare_benches(bench(entry(1), entry(1, batch=4)), bench(entry(2), failures=(failure,)))
+    assert [row.failure for row in rows] == ["", ""]
+
+
+def test_a_failure_is_of_its_own_path_where_several_files_have_one_name() -> None:
+    here, there = {"model": "here/a.onnx"}, {"model": "there/a.onnx"}
+    failure = Failure("there/a.onnx", "ort", "does not run: it is damaged")
+    old = bench(entry(1), entry(1, **here), entry(1, **there))
+    rows = compare_benches(old, bench(entry(2), failures=(failure,)))
+    assert [row.failure for row in rows] == ["", "", "does not run: it is damaged"]
+    assert [row.name.partition(",")[0] for row in rows] == ["nets/a.onnx", "here/a.onnx", "there/a.onnx"]
+
+
 def test_accuracy_that_was_measured_once_and_fails_now_is_a_regression() -> None:
     old, new = bench(entry(1, accuracy=ACCURACY)), entry(2)
     failed = Failure("elsewhere/a.onnx", "ort", "accuracy: a.onnx has other classes")
@@ -215,13 +254,15 @@ def test_records_with_nothing_in_common_are_refused() -> None:
     [
         ({"quick": True}, "--quick: of the new record too little was measured"),
         ({"picture": "street.jpg"}, "picture: noise → street.jpg"),
+        ({"picture_digest": "cd"}, "picture: noise is another one of the same name"),
         ({"machine": {"CPU": "of another kind"}}, "another machine: CPU: of some kind → of another kind"),
         ({"versions": {"numpy": "2.5"}}, "other versions: numpy: 2.4 → 2.5"),
         ({"versions": {"numpy": "2.4", "onnx": "1.23"}}, "other versions: onnx: untold → 1.23"),
     ],
 )
 def test_records_that_are_hard_to_compare_say_so_once(facts: dict[str, Any], warning: str) -> None:
-    rows = compare_benches(bench(entry(1), entry(1, batch=2)), bench(entry(2), entry(2, batch=2), **facts))
+    old = bench(entry(1), entry(1, batch=2), picture_digest="ab" if "picture_digest" in facts else "")
+    rows = compare_benches(old, bench(entry(2), entry(2, batch=2), **facts))
     assert [row.warnings for row in rows] == [(warning,)] * 2
     assert shown(rows).count(warning) == comparison_markdown(rows).count(f"\n- {warning}\n") == 1
 
@@ -289,7 +330,7 @@ def test_tables_show_each_figure_with_its_unit_and_names_as_they_are() -> None:
     for words in ("200 MB", "250 MB", "+50 MB", "0.6500", "+0.0000", "slower", "no difference", " ms", "same"):
         assert words in table
         assert words in markdown
-    assert "[red]|�.onnx, ort" in table
-    assert "### [red]|�.onnx, ort" in markdown
+    assert r"[red]|\x1b.onnx, ort" in table
+    assert r"### [red]|\x1b.onnx, ort" in markdown
     assert rows[0].network is not None
     assert f"| {rows[0].network.old_ms:.2f} ms | {rows[0].network.new_ms:.2f} ms | " in markdown

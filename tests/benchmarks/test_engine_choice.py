@@ -13,8 +13,9 @@ from segship.benchmarks.engine_choice import (
     subject_of,
 )
 from segship.benchmarks.record import BenchError
+from segship.runtime.backends.options import EngineOptions
 from segship.runtime.certificate import Proof
-from segship.runtime.errors import BackendError, ModelError, UnprovenWarning
+from segship.runtime.errors import BackendError, DeviceError, ModelError, StreamsError, UnprovenWarning
 from segship.runtime.model_file import content_sha256, read_card, write_card
 
 PROOF = Proof("ort", "ONNX Runtime 1", "cpu", "fp32", "exact", True, 1.3e-5, 1e-6, 1.0, 1.0, 0, 1.0)
@@ -62,6 +63,16 @@ def test_batches_need_a_model_that_takes_them(tiny_model: Path, open_model: Path
 def test_a_checkpoint_takes_batches(tiny_checkpoint: Path) -> None:
     with open_choice(Choice(tiny_checkpoint, "torch", "cpu", batch=2)) as segmenter:
         assert segmenter.crew.batch == 2
+
+
+def test_further_arguments_overrule_the_choice_whatever_the_engine(tiny_checkpoint: Path) -> None:
+    choice = Choice(tiny_checkpoint, "torch", "cpu", batch=2, threads=2)
+    with open_choice(choice, options=EngineOptions(threads=1)) as segmenter:
+        assert (segmenter.info.threads, segmenter.options.threads, segmenter.crew.batch) == (1, 1, 2)
+    with pytest.raises(StreamsError, match="2 streams were asked for"):
+        open_choice(choice, options=EngineOptions(streams=2))
+    with pytest.raises(DeviceError, match="cuda:99"):
+        open_choice(choice, device="cuda:99")
 
 
 def test_opencv_has_its_threads_beside_engines_that_leave_it_one(tiny_model: Path) -> None:

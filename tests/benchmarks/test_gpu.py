@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segship.benchmarks import gpu as gpu_script
 from segship.benchmarks.device_roads import RESIDENT, ResidentRoad, TorchRoad
 from segship.benchmarks.engine_choice import Choice, file_sha256
 from segship.benchmarks.gpu import gpu, variants
-from segship.benchmarks.record import PICTURE, read_bench
+from segship.benchmarks.record import PICTURE, Latency, Throughput, read_bench
+from segship.benchmarks.sampling import RoadCall, Rules, sample_in_turns
+from segship.benchmarks.throughput import measure_throughput
+from segship.runtime.errors import EXIT_INTERRUPTED, BackendError, SegshipError
 from segship.runtime.prepare import graph_input
 from segship.runtime.segmenter_plan import card_of
 
@@ -34,7 +38,16 @@ def test_the_whole_matrix_is_gone_through_on_a_cpu(
     out = tmp_path / "out"
     options = ["--device", "cpu", "--batch", "1", "--batch", "2", "--quick", "--seconds", "0", "--no-compile"]
     status, _, err = command(
-        gpu, tiny_model, "--checkpoint", tiny_checkpoint, "--picture", picture, *options, "--out", out
+        gpu,
+        tiny_model,
+        tmp_path / "missing.onnx",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--picture",
+        picture,
+        *options,
+        "--out",
+        out,
     )
     assert status == 0, err
     bench = read_bench(out / "gpu.json")
@@ -45,8 +58,70 @@ def test_the_whole_matrix_is_gone_through_on_a_cpu(
     assert found["torch fp32, eager", 1].subject.sha256 == file_sha256(tiny_checkpoint)
     refused = {(failure.asked, failure.error.partition(":")[0]) for failure in bench.failures}
     assert ("ort", "batch 2") in refused  # the graph takes one picture
+    assert ("anything", f"cannot read the model {tmp_path / 'missing.onnx'}") in refused
     assert "| model |" in (out / "gpu.md").read_text(encoding="utf-8")
     assert "not measured: " in err
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    tiny_model: Path,
+    picture: Path,
+    tmp_path: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = 0
+
+    def interrupted(roads: Sequence[RoadCall], rules: Rules) -> list[Latency | SegshipError]:
+        nonlocal rows
+        rows += 1
+        if rows == 2:
+            raise KeyboardInterrupt
+        return sample_in_turns(roads, rules)
+
+    monkeypatch.setattr(gpu_script, "sample_in_turns", interrupted)
+    monkeypatch.setattr(gpu_script, "ON_CPU", ("ort",))
+    options = [
+        "--device",
+        "cpu",
+        "--batch",
+        "1",
+        "--batch",
+        "1",
+        "--quick",
+        "--seconds",
+        "0",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert command(gpu, tiny_model, "--picture", picture, *options)[0] == EXIT_INTERRUPTED
+    assert len(read_bench(tmp_path / "out/gpu.json").entries) == 1
+
+
+def test_a_latency_outlives_a_failed_throughput(
+    tiny_model: Path,
+    picture: Path,
+    tmp_path: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(choice: Choice, encoded: bytes, runs: tuple[int, ...], seconds: float) -> tuple[Throughput, ...]:
+        if runs == (2,):
+            raise BackendError("no memory left")
+        return measure_throughput(choice, encoded, runs, seconds)
+
+    monkeypatch.setattr(gpu_script, "measure_throughput", failing)
+    monkeypatch.setattr(gpu_script, "ON_CPU", ("ort",))
+    options = ["--device", "cpu", "--batch", "1", "--quick", "--seconds", "0", "--out", tmp_path / "out"]
+    assert command(gpu, tiny_model, "--picture", picture, *options)[0] == 0
+    bench = read_bench(tmp_path / "out/gpu.json")
+    assert [one.concurrency for one in bench.entries[0].throughput] == [1]
+    assert bench.failures[0].error == "batch 1, images/s with 2 runs at once: no memory left"
+
+
+def test_a_device_that_pytorch_has_not_is_an_error_of_the_engine(tiny_checkpoint: Path) -> None:
+    with pytest.raises(BackendError, match="PyTorch cannot put it on cuda:99: "):
+        TorchRoad(tiny_checkpoint, np.zeros((1, 3, 48, 64), np.float32), "cuda:99", "fp32", compiled=False)
 
 
 def test_where_nothing_runs_it_fails(

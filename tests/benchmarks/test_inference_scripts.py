@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from segship.benchmarks import cold_start, memory, same_labels
+from segship.benchmarks import big_picture, cold_start, memory, same_labels
 from segship.benchmarks.record import BenchError
 
 
@@ -39,10 +39,10 @@ def test_memory_compares_the_first_pictures_with_all(tiny_model: Path, pictures:
 def test_memory_says_when_the_job_failed_or_was_too_short(
     tiny_model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [tiny_model, pictures, "--jsonl", "--save", ""]
+    arguments: list[str | Path] = [tiny_model, pictures, "--jsonl", "--save", ""]
     with pytest.raises(BenchError, match="the job was over after 2 pictures; expected 3 or more"):
         memory.peak(arguments, first=3)
-    with pytest.raises(BenchError, match="seg-infer failed with status 2 after 0 pictures"):
+    with pytest.raises(BenchError, match="seg-infer ended with status 2 after 0 pictures: No such option"):
         memory.peak([*arguments, "--nosuch"], first=1)
     monkeypatch.setattr(memory, "peak_bytes", lambda _: 0)  # as of a process that has ended
     with pytest.raises(BenchError, match="the job of 2 pictures was over before its memory could be read"):
@@ -56,6 +56,32 @@ def test_cold_start_times_each_process(tiny_model: Path, pictures: Path) -> None
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.output.splitlines() if "│" in line]
     medians = {name: float(median) for name, median, _, _ in rows}
     assert medians["python"] < medians["from segship.runtime import Segmenter"] < medians["seg-infer MODEL PICTURE"]
+
+
+def test_a_model_that_is_missing_is_told_by_the_process_that_missed_it(pictures: Path, tmp_path: Path) -> None:
+    missing, picture = str(tmp_path / "missing.onnx"), str(pictures / "0.png")
+    for command, arguments in (
+        (cold_start.cold_start, [missing, picture, "--runs", "1"]),
+        (big_picture.big_picture, [missing, str(pictures), "--side", "64", "--out", str(tmp_path / "out")]),
+    ):
+        done = CliRunner().invoke(command, arguments)
+        assert isinstance(done.exception, BenchError)
+        assert f"ended with status 1: cannot read the model {missing}" in str(done.exception)
+
+
+def test_a_big_picture_is_measured_in_a_process_of_its_own(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--side", "300", "--tile", "64", "--overlap", "0", "--save", "mask,overlay", "--out", str(out)]
+    done = CliRunner().invoke(big_picture.big_picture, [str(tiny_model), str(pictures), *options])
+    assert done.exit_code == 0, done.output
+    assert "300×300, ort, writes mask,overlay" in done.output
+    assert " 25 tiles " in done.output
+    for kind in ("mask", "overlay"):
+        with Image.open(out / f"{kind}.png") as written:
+            assert written.size == (300, 300)
+    found = re.search(r"peak (\S+) GB resident \((\S+) with the model loaded\)", done.output)
+    assert found is not None
+    assert 0.02 < float(found[2]) <= float(found[1]) < 4
 
 
 def test_same_labels_compares_forms_and_engines(tiny_model: Path, pictures: Path) -> None:

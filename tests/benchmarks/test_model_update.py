@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from segship.benchmarks.accuracy import held_out, measure_accuracy
-from segship.benchmarks.model_update import ModelUpdate, compare_models, update_table, write_update
+from segship.benchmarks.model_update import ModelUpdate, compare_models, update_sheet, update_table, write_update
 from segship.benchmarks.record import BenchError
-from segship.benchmarks.update_counts import FEWEST_PICTURES, PictureCounts, miou_interval
-from segship.benchmarks.update_facts import Flips
+from segship.benchmarks.update_counts import PictureCounts, miou_interval
+from segship.benchmarks.update_facts import FEWEST_PICTURES, Flips
 from segship.benchmarks.update_sheet import change_row
 from segship.runtime.card import ModelCard
 from segship.runtime.model_file import read_card, write_card
@@ -75,12 +75,12 @@ def test_what_changed_is_the_same_by_class_and_by_picture_and_explains_the_diffe
 
 
 def test_a_model_in_its_own_place_changes_nothing(tiny_model: Path, pictures: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "update.png").write_bytes(b"of an update before")
-    ticks: list[None] = []
     with Segmenter(tiny_model, backend="opencv") as old, Segmenter(tiny_model, backend="opencv") as new:
-        update = compare_models(old, new, pictures, lambda: ticks.append(None))
-        write_update(update, pictures, old, new, tmp_path)
-    assert (update.flips.changed, update.interval, len(ticks)) == (0, (0.0, 0.0), len(pictures))
+        update = compare_models(old, new, pictures)
+        sheet = update_sheet(update, pictures, old, new)
+    assert sheet is None
+    assert write_update(update, sheet, tmp_path) == {"update.json", "update.md"}
+    assert (update.flips.changed, update.interval) == (0, (0.0, 0.0))
     assert update.verdict == "no more than chance"
     assert not update.is_worse()
     assert not (tmp_path / "update.png").exists()
@@ -162,7 +162,7 @@ def test_models_of_other_classes_are_an_error(
 def test_an_update_is_written_as_document_report_and_sheet(
     update: ModelUpdate, models: tuple[Segmenter, Segmenter], pictures: Dataset, tmp_path: Path
 ) -> None:
-    write_update(update, pictures, *models, tmp_path / "out")
+    write_update(update, update_sheet(update, pictures, *models), tmp_path / "out")
     document = json.loads((tmp_path / "out/update.json").read_text())
     assert document["old_miou"] == update.old_miou
     assert document["verdict"] == update.verdict

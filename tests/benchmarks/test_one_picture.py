@@ -9,7 +9,10 @@ from PIL import Image
 from segship.benchmarks.engine_choice import Choice, open_choice
 from segship.benchmarks.one_picture import Road
 from segship.benchmarks.record import PICTURE, BenchError
+from segship.runtime.backends import Backend
+from segship.runtime.card import ModelCard
 from segship.runtime.errors import ImageError
+from segship.runtime.network import run_checked
 from segship.runtime.segmenter import Segmenter
 
 STAGES = ["decode", "preprocess", "network", "postprocess", "encode"]
@@ -51,17 +54,17 @@ def test_every_stage_does_all_of_a_batch_and_the_network_at_once(
 ) -> None:
     batches: list[int] = []
 
-    def run(self: Segmenter, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(backend: Backend, card: ModelCard, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         batches.append(len(batch))
-        return original(self, batch)
+        return run_checked(backend, card, batch)
 
-    original = Segmenter.run
-    monkeypatch.setattr(Segmenter, "run", run)
-    with open_choice(Choice(request.getfixturevalue(model[0]), model[1], "cpu", batch=3)) as segmenter:
+    file = request.getfixturevalue(model[0])
+    monkeypatch.setattr("segship.runtime.processing.run_checked", run)
+    with open_choice(Choice(file, model[1], "cpu", batch=3)) as segmenter:
         road = Road(segmenter, encoded, 3)
         road()
+        assert batches == [3]
         expected = segmenter(photo).labels
-    assert batches == [3]
     assert len(road.labels) == len(road.masks) == 3
     for labels in road.labels:
         np.testing.assert_array_equal(labels, expected)

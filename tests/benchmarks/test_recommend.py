@@ -1,8 +1,11 @@
 import json
 import shlex
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,12 @@ from rich.console import Console
 
 from segship.benchmarks import settings_search
 from segship.benchmarks.accuracy import measure_accuracy
+from segship.benchmarks.engine_choice import Choice
+from segship.benchmarks.halving import Contender
 from segship.benchmarks.recommend import Wish, ranked, recommend, recommendation_lines, recommendation_table
 from segship.benchmarks.record import Accuracy, BenchError
-from segship.benchmarks.settings_search import WHOLE
+from segship.benchmarks.sampling import Rules
+from segship.benchmarks.settings_search import WHOLE, Search
 from segship.benchmarks.wishes import Tried
 from segship.runtime.backends import EngineInfo
 from segship.runtime.cli import main
@@ -125,6 +131,112 @@ def test_without_time_one_is_tried_and_the_rest_is_told(tiny_model: Path) -> Non
     assert [(one.asked, one.runs, one.lacks) for one in found.tried] == [("ort", 5, ("time ran out after 5 runs",))]
     assert [(one.name, one.why) for one in found.untried] == [("tiny.onnx, opencv, 1 thread", "time ran out")]
     assert found.why.endswith("as far as that was measured in time; give more of it")
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Take lines that a search tells: its time is up once everything is timed."""
+    now = 0.0
+
+    def tell(line: str) -> None:
+        nonlocal now
+        if line.startswith("timing") and line.endswith("3 runs of each"):
+            now = 2 * LONG_S
+
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr(settings_search, "time", clock)
+    return tell
+
+
+def test_however_little_time_is_left_one_is_measured_in_all_that_is_asked_for(
+    tiny_model: Path, late: Callable[[str], None], short: None
+) -> None:
+    wish, options = Wish(1e6, 0.0, min_images_per_s=1e-6), {"data": "demo", "limit": 2, "seconds": LONG_S}
+    found = recommend([tiny_model], wish, backends=["ort", "opencv"], threads=1, tell=late, **options)
+    first, second = found.tried
+    assert found.best == first
+    assert first.images_per_s is not None
+    assert first.miou is not None
+    assert second.lacks == ("time ran out: throughput not measured",)
+
+
+def test_what_there_was_no_time_for_is_no_proof_that_nothing_fits(
+    tiny_model: Path, late: Callable[[str], None], short: None
+) -> None:
+    wish, options = Wish(1e6, None, min_images_per_s=1e12), {"data": "demo", "limit": 2, "seconds": LONG_S}
+    found = recommend([tiny_model], wish, backends=["ort", "opencv"], threads=1, tell=late, **options)
+    assert found.best is None
+    assert found.why == f"none of 2 tried fulfils: {wish}, as far as that was measured in time; give more of it"
+    found = recommend([tiny_model], wish, backends=["opencv"], threads=1, tell=late, **options)
+    assert found.best is None
+    assert found.why == f"none of 1 tried fulfils: {wish}"
+
+
+def test_more_is_begun_only_if_there_is_time_to_run_it(tiny_model: Path, short: None) -> None:
+    search = Search([tiny_model], Wish(1e6, None), 100.0, lambda _: None, data=None, limit=None, picture=None)
+    choice = Choice(tiny_model, "opencv", "cpu", threads=1)
+    first, second, third = (Contender(choice, replace(TRIED, p50_ms=p50)) for p50 in (1.0, 2.0, 3.0))
+    first.run_s, second.run_s, third.run_s = 1.0, 16.0, 1.0
+    rules = Rules(warm_ups=0, runs=3, seconds=0.0)
+    assert search._sample([third, second, first], rules, 0.4) == [first, third]
+    assert second.tried.lacks == ("time ran out after 100 runs",)
+    assert first.run_s > first.fastest_ms / 1000
+    first.run_s = 16.0
+    assert search._sample([first], rules, 0.4) == [first]
+
+
+def test_an_engine_that_fails_while_it_is_timed_is_left_and_the_rest_goes_on(
+    tiny_model: Path, opencv_fails_at: Callable[..., Any], short: None
+) -> None:
+    opencv_fails_at(9)
+    found = recommend([tiny_model], Wish(1e6, None), backends=["opencv", "ort"], threads=1, data="demo", seconds=LONG_S)
+    assert found.best is not None
+    assert found.best.asked == "ort"
+    failed = found.tried[-1]
+    assert (failed.asked, failed.is_screened) == ("opencv", True)
+    assert failed.lacks == ("failed while it was timed beside the others: out of memory, on purpose",)
+
+
+def test_what_was_slower_than_an_engine_that_fails_gets_another_chance(
+    tiny_model: Path, opencv_fails_at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, short: None
+) -> None:
+    note = Contender.note
+
+    def opencv_is_faster(self: Contender, *arguments: Any, **more: Any) -> None:
+        note(self, *arguments, **more)
+        self.tried = replace(self.tried, p50_ms=1.0 if self.choice.backend == "opencv" else 1e5)
+
+    monkeypatch.setattr(Contender, "note", opencv_is_faster)
+    opencv_fails_at(9)
+    found = recommend([tiny_model], Wish(1e6, None), backends=["opencv", "ort"], threads=1, seconds=LONG_S)
+    assert found.best is not None
+    assert (found.best.asked, found.best.runs) == ("ort", 3)
+    opencv_fails_at(float("inf"))
+    found = recommend([tiny_model], Wish(1e6, None), backends=["opencv", "ort"], threads=1, seconds=LONG_S)
+    assert found.best is not None
+    assert found.best.asked == "opencv"
+    assert found.tried[1].lacks == ("slower than others, after 5 runs",)
+
+
+def test_an_engine_that_fails_while_it_is_screened_is_a_failure(
+    tiny_model: Path, opencv_fails_at: Callable[..., Any], short: None
+) -> None:
+    opencv_fails_at(5)
+    found = recommend([tiny_model], Wish(1e6, None), backends=["opencv", "ort"], threads=1, seconds=LONG_S)
+    assert [one.asked for one in found.tried] == ["ort"]
+    assert [(one.asked, one.error) for one in found.failures] == [("opencv", "out of memory, on purpose")]
+
+
+def test_a_batch_of_the_settings_that_may_do_most_is_tried_where_a_rate_is_asked_for(
+    open_model: Path, short: None
+) -> None:
+    wish = Wish(None, None, min_images_per_s=1e-6)
+    found = recommend([open_model], wish, backends=["ort"], device="cpu", threads=2, seconds=LONG_S)
+    batched = [one for one in found.tried if one.batch > 1]
+    assert [one.batch for one in batched] == [4]
+    single = [one for one in found.tried if one.batch == 1]
+    assert [one.asked for one in sorted(single, key=lambda one: one.asked)] == ["ort", "ort:streams=2"]
+    assert batched[0].asked in {one.asked for one in single}
 
 
 def test_the_picture_is_the_one_asked_for_or_the_first_of_the_data(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from segship.benchmarks.record import (
     Roofline,
     Subject,
     Throughput,
+    digest,
     read_bench,
     write_bench,
 )
+from segship.benchmarks.update_facts import ClassUpdate, Flips, ImageUpdate, ModelUpdate
 from segship.runtime.backends import EngineInfo
 
 ENGINE = EngineInfo("ort", "ONNX Runtime 1.31.1", "cpu", "fp32", 2, 1, (("CPUExecutionProvider", 12),))
@@ -49,6 +52,44 @@ BENCH = Bench(
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_bench(BENCH, tmp_path / "bench.json")
     assert read_bench(tmp_path / "bench.json") == BENCH
+
+
+def test_a_record_of_before_there_were_digests_is_read(tmp_path: Path) -> None:
+    write_bench(BENCH, tmp_path / "bench.json")
+    values = json.loads((tmp_path / "bench.json").read_text())
+    del values["picture_digest"], values["update"]
+    for row in values["entries"]:
+        del row["subject"]["file_precision"]
+    del values["entries"][0]["accuracy"]["names_digest"]
+    (tmp_path / "bench.json").write_text(json.dumps(values))
+    assert read_bench(tmp_path / "bench.json") == BENCH
+
+
+def test_an_update_is_part_of_a_record(tmp_path: Path) -> None:
+    flips = Flips(9, 1, 2, 3)
+    classes, images = (ClassUpdate("road", flips, 0.5, None),), (ImageUpdate(0, "a", flips, None, 0.5),)
+    update = ModelUpdate("a", "b", flips, 0.5, 0.6, 0.7, 0.8, (-0.1, 0.2), classes, images)
+    bench = dataclasses.replace(BENCH, update=update, picture_digest=digest(b"a picture"))
+    write_bench(bench, tmp_path / "bench.json")
+    assert read_bench(tmp_path / "bench.json") == bench
+
+
+@pytest.mark.parametrize(
+    ("file", "engine", "arithmetic", "shown"),
+    [
+        ("", "bf16", "bf16", "bf16"),
+        ("fp32", "bf16", "bf16", "bf16"),
+        ("int8", "int8", "int8", "int8"),
+        ("int8", "bf16", "int8", "int8 (bf16)"),
+    ],
+)
+def test_the_precision_is_the_engines_but_that_of_int8_files(
+    file: str, engine: str, arithmetic: str, shown: str
+) -> None:
+    info = dataclasses.replace(ENGINE, precision=engine)
+    subject = dataclasses.replace(BENCH.entries[1].subject, engine=info, file_precision=file)
+    assert (subject.arithmetic, subject.precision) == (arithmetic, shown)
+    assert subject.name == f"b.onnx, opencv, {shown}"
 
 
 def test_rows_and_rates_have_names_and_units() -> None:

@@ -1,11 +1,13 @@
 """segship and its rivals in turns: with real processes, of contenders made up here; what they measure is for people."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from segship.benchmarks import ordinary_inference, rivals
+from segship.benchmarks import ordinary_inference, rival_contenders, rivals
 from segship.benchmarks.rival_contenders import Contender, Duel, Workshop, ordinary_settings, rembg_duel
-from segship.benchmarks.rival_environment import Environment, folder_bytes, make_environment
+from segship.benchmarks.rival_environment import Environment, folder_bytes, make_environment, make_own_environment
 from segship.benchmarks.rival_openvino import BenchmarkApp
-from segship.benchmarks.rival_process import RivalError, Worker, run_program, seconds_to_first_picture
+from segship.benchmarks.rival_process import RivalError, Turn, Worker, run_program, seconds_to_first_picture
 from segship.benchmarks.rival_report import Match, RivalReport, Side, notes, rival_table, write_report
 from segship.runtime.model_file import read_card
 
@@ -43,7 +45,9 @@ def open_contender(settings):
 APP = """
 import json, sys
 folder, hint = (sys.argv[sys.argv.index(name) + 1] for name in ("-report_folder", "-hint"))
-told = {"latency (ms)": "250.0", "throughput": "10.0"} if hint in ("latency", "throughput") else {}
+assert sys.argv[sys.argv.index("-ip") + 1] == sys.argv[sys.argv.index("-infer_precision") + 1] == "f32"
+runs = {"latency": "4", "throughput": "10"}[hint]
+told = {"latency (ms)": "9.0", "total execution time (ms)": "1000.0", "total number of iterations": runs}
 open(folder + "/benchmark_report.json", "w").write(json.dumps({"execution_results": told}))
 """
 
@@ -66,6 +70,14 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    """Wait until the system has taken note of it."""
+    deadline = time.monotonic() + 30
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(pid) or " Z " in Path(f"/proc/{pid}/stat").read_text()
 
 
 def side(contender: Path, tmp_path: Path, name: str, size: int, **settings: object) -> Contender:
@@ -105,6 +117,34 @@ def test_both_take_turns_on_the_same_pictures_and_the_first_of_a_turn_changes(co
     ratio = match.ratio("install")
     assert ratio is not None
     assert ratio.median == 3
+
+
+class Steady:
+    """Takes 50 ms for each run of its network, by its own clock."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def run(self, _: str, count: int) -> Turn:
+        self.counts.append(count)
+        return Turn(0.05 * count, None)
+
+    def close(self) -> None:
+        self.counts.append(0)
+
+
+def test_a_turn_of_bare_runs_takes_seconds_however_few_pictures_there_are(tmp_path: Path) -> None:
+    us, them = Steady(), Steady()
+    first, second = (
+        Contender(name, "", Environment(tmp_path, 0), (), lambda it=it: it)  # type: ignore[misc]
+        for name, it in (("us", us), ("them", them))
+    )
+    ours: rivals.Samples = defaultdict(list)
+    theirs: rivals.Samples = defaultdict(list)
+    rivals.measure(Duel(first, second, ("network",), 2), tmp_path, 1, ours, theirs)
+    assert us.counts == [2, 20, 80, 0]
+    assert them.counts == [2, 80, 0]
+    assert ours["network"] == theirs["network"] == [pytest.approx(0.05)]
 
 
 def test_a_rival_that_dies_keeps_what_was_measured_and_says_why(
@@ -162,11 +202,28 @@ def test_an_interrupted_program_leaves_no_child(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_program([PYTHON, "-c", parent, told], watch=watch)
-    deadline = time.monotonic() + 30
-    while is_alive(int(told.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)  # until the system has taken note of its end
-    state = Path(f"/proc/{told.read_text()}/stat")
-    assert not is_alive(int(told.read_text())) or " Z " in state.read_text()
+    wait_for_the_end_of(int(told.read_text()))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_a_program_that_has_ended_leaves_no_child(tmp_path: Path) -> None:
+    parent = (
+        "import pathlib, subprocess, sys;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "pathlib.Path(sys.argv[1]).write_text(str(child.pid))"
+    )
+    run_program([PYTHON, "-c", parent, tmp_path / "pid"])
+    wait_for_the_end_of(int((tmp_path / "pid").read_text()))
+
+
+def test_no_contender_inherits_what_one_alone_might_heed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("KEPT", "1")
+    program = (
+        "import os, sys; sys.exit(sorted({'PYTHONPATH', 'OMP_NUM_THREADS', 'KEPT'} & set(os.environ)) != ['KEPT'])"
+    )
+    run_program([PYTHON, "-c", program])
 
 
 def test_a_program_that_fails_or_takes_too_long_is_an_error() -> None:
@@ -205,6 +262,31 @@ def test_an_environment_is_made_once_with_what_was_asked_for(tmp_path: Path, mon
     assert not (folder / "mark").exists()
 
 
+def test_an_own_environment_has_the_engine_that_its_rival_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RivalError, match=r"cannot install \S*\[cpu\]\S* onnxruntime==9\.9\.9"):
+        make_own_environment(tmp_path / "environment", "cpu", ["onnxruntime==9.9.9"])
+
+
+def test_ultralytics_exports_once_for_both_duels(
+    tiny_model: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Environment(workshop.environments, 1)
+    monkeypatch.setattr(rival_contenders, "make_environment", lambda *_: made)
+    monkeypatch.setattr(rival_contenders, "make_own_environment", lambda *_: made)
+    yolo, log = made.program("yolo"), workshop.environments / "log"
+    yolo.parent.mkdir(parents=True)
+    workshop.folder.mkdir()
+    yolo.write_text(f"#!/bin/sh\necho $1 >> {log}\necho graph > yolo26n-sem.onnx\n")
+    yolo.chmod(0o755)
+    shared = dataclasses.replace(workshop, model=tiny_model)
+    for duel in (rival_contenders.ultralytics_duel(shared), rival_contenders.same_file_duel(shared)):
+        assert duel.theirs.command is not None
+        (given,) = (word for word in map(str, duel.theirs.command(Path("out"))) if word.startswith("model="))
+        assert Path(given.removeprefix("model=")).read_text() == "graph\n"
+    assert log.read_text() == "export\n"
+
+
 def test_a_rival_that_cannot_be_installed_is_a_row(workshop: Workshop) -> None:
     def prepare(workshop: Workshop) -> Duel:
         raise RivalError("cannot install it", "ERROR: No matching distribution found for it\nand a hint\n")
@@ -234,7 +316,7 @@ def test_benchmark_app_is_asked_by_its_hints(tmp_path: Path) -> None:
     contestant = BenchmarkApp(app, tmp_path / "model.onnx", 1)
     assert contestant.run("network", 4).seconds == pytest.approx(4 * 0.25)
     assert contestant.run("at_once", 4).seconds == pytest.approx(4 * 0.1)
-    app.write_text(f"#!{sys.executable}\n{APP.replace('latency (ms)', 'late')}")
+    app.write_text(f"#!{sys.executable}\n{APP.replace('total number', 'number')}")
     with pytest.raises(RivalError, match="told no figures"):
         contestant.run("network", 1)
 
@@ -273,11 +355,10 @@ def test_six_rounds_give_an_interval() -> None:
 def test_the_ordinary_script_runs_by_itself(tiny_model: Path, photo: NDArray[np.uint8], tmp_path: Path) -> None:
     photo_file = tmp_path / "photo.png"
     Image.fromarray(photo).save(photo_file)
-    settings = ordinary_settings(tiny_model, read_card(tiny_model), (photo_file,), tmp_path / "out")
+    settings = ordinary_settings(tiny_model, read_card(tiny_model), (photo_file,), tmp_path / "out", ("mask", "color"))
     script = ordinary_inference.__file__
     subprocess.run([sys.executable, "-P", script, json.dumps(settings)], check=True)
-    assert (tmp_path / "out/mask/photo.png").exists()
-    assert (tmp_path / "out/overlay/photo.png").exists()
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("*.png")) == ["color", "mask"]
     tasks = ordinary_inference.open_contender(settings)
     tasks["network"](2)
 

@@ -5,7 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from segship.benchmarks.record import PICTURE, STAGES
-from segship.benchmarks.sampling import FULL, QUICK, Rules, measure_overhead_ns, sample_in_turns, timed
+from segship.benchmarks.sampling import (
+    FULL,
+    QUICK,
+    Rules,
+    measure_overhead_ns,
+    sample_all,
+    sample_in_turns,
+    spoken,
+    timed,
+)
+from segship.runtime.errors import BackendError
 
 
 class Counted:
@@ -22,7 +32,7 @@ class Counted:
 
 def test_roads_take_turns_and_keep_every_sample_after_the_warm_ups() -> None:
     order: list[str] = []
-    first, second = sample_in_turns([Counted("a", order), Counted("b", order)], Rules(2, 3, 0.0))
+    first, second = sample_all([Counted("a", order), Counted("b", order)], Rules(2, 3, 0.0))
     turns = ["".join(order[start : start + 2]) for start in range(0, len(order), 2)]
     assert turns[:2] == ["ab", "ab"]
     assert {"".join(sorted(turn)) for turn in turns} == {"ab"}
@@ -44,7 +54,7 @@ def test_each_goes_on_until_it_has_its_seconds() -> None:
         return {PICTURE: time.perf_counter_ns() - start}
 
     roads = [lambda: road(0.002), lambda: road(0.008)]
-    fast, slow = (latency.samples_ns[PICTURE] for latency in sample_in_turns(roads, Rules(0, 1, 0.02)))
+    fast, slow = (latency.samples_ns[PICTURE] for latency in sample_all(roads, Rules(0, 1, 0.02)))
     assert len(fast) > len(slow)
     assert max(sum(fast[:-1]), sum(slow[:-1])) < 20_000_000
     assert min(sum(fast), sum(slow)) > 19_000_000  # a little lies between its own stamps and those around them
@@ -52,7 +62,7 @@ def test_each_goes_on_until_it_has_its_seconds() -> None:
 
 def test_no_road_has_fewer_runs_than_asked_for() -> None:
     order: list[str] = []
-    fast, slow = sample_in_turns([Counted("a", order), Counted("b", order)], Rules(0, 4, 0.0))
+    fast, slow = sample_all([Counted("a", order), Counted("b", order)], Rules(0, 4, 0.0))
     assert len(fast.samples_ns[PICTURE]) == len(slow.samples_ns[PICTURE]) == 4
     assert sample_in_turns([], Rules(1, 4, 0.0)) == []
 
@@ -60,7 +70,41 @@ def test_no_road_has_fewer_runs_than_asked_for() -> None:
 def test_the_share_that_is_done_grows_to_one() -> None:
     shares: list[float] = []
     sample_in_turns([Counted("a", [])], Rules(1, 4, 0.0), shares.append)
-    assert shares == [0.25, 0.5, 0.75, 1]
+    assert shares == [0, 0.25, 0.5, 0.75, 1]
+
+
+class Failing(Counted):
+    """A road that fails at one of its calls."""
+
+    def __init__(self, name: str, order: list[str], fails_at: int) -> None:
+        super().__init__(name, order)
+        self.fails_at = fails_at
+
+    def __call__(self) -> dict[str, int]:
+        taken = super().__call__()
+        if self.calls == self.fails_at:
+            raise BackendError(f"{self.name} on purpose")
+        return taken
+
+
+def test_a_road_that_fails_takes_no_further_part_and_the_others_go_on() -> None:
+    order: list[str] = []
+    roads = [Failing("a", order, 4), Counted("b", order), Failing("c", order, 1)]
+    first, second, third = sample_in_turns(roads, Rules(2, 3, 0.0))
+    assert [str(error) for error in (first, third)] == ["a on purpose", "c on purpose"]
+    assert second == sample_all([Counted("b", [])], Rules(2, 3, 0.0))[0]
+    assert [order.count(name) for name in "abc"] == [4, 5, 1]
+    with pytest.raises(BackendError, match="a on purpose"):
+        sample_all([Counted("b", []), Failing("a", [], 4)], Rules(2, 3, 0.0))
+
+
+def test_how_far_it_is_is_told_after_some_silence() -> None:
+    told: list[str] = []
+    for silence_s in (0.0, 3600.0):
+        tick = spoken(told.append, silence_s)
+        for share in (0.0, 0.25, 1.0):
+            tick(share)
+    assert told == ["warming up", "25 % timed", "100 % timed"]
 
 
 @pytest.fixture

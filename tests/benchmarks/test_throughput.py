@@ -9,7 +9,7 @@ from PIL import Image
 from segship.benchmarks.engine_choice import Choice
 from segship.benchmarks.throughput import measure_throughput
 from segship.runtime.errors import StreamsError
-from segship.runtime.segmenter import Segmenter
+from segship.runtime.processing import Processing
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def test_pictures_are_counted_for_each_number_of_runs_at_once(
     tiny_model: Path, encoded: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams: list[int] = []
-    labels = Segmenter.labels
+    labels = Processing.labels
 
-    def noted(self: Segmenter, output: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
-        streams.append(self.info.streams)
+    def noted(self: Processing, output: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+        streams.append(self.backend.info.streams)
         return np.asarray(labels(self, output, size), np.uint8)
 
-    monkeypatch.setattr(Segmenter, "labels", noted)
+    monkeypatch.setattr(Processing, "labels", noted)
     one, two = measure_throughput(Choice(tiny_model, "ort", "cpu", threads=2), encoded, [1, 2], 0.01)
     assert (one.concurrency, two.concurrency) == (1, 2)
     for measured in (one, two):
@@ -44,6 +44,10 @@ def test_runs_of_several_pictures_are_counted_by_picture(open_model: Path, encod
     assert measured.images % 8 == 0  # whole batches, whose pictures come all at once
 
 
-def test_an_engine_that_runs_one_at_a_time_says_so(tiny_model: Path, encoded: bytes) -> None:
-    with pytest.raises(StreamsError, match="one at a time"):
-        measure_throughput(Choice(tiny_model, "opencv", "cpu"), encoded, [2], 0.01)
+def test_an_engine_that_runs_one_at_a_time_says_so(tiny_model: Path, tiny_checkpoint: Path, encoded: bytes) -> None:
+    for choice in (
+        Choice(tiny_model, "opencv", "cpu"),
+        *(Choice(tiny_checkpoint, "torch", "cpu", many) for many in (1, 2)),
+    ):
+        with pytest.raises(StreamsError, match="one at a time"):
+            measure_throughput(choice, encoded, [2], 0.01)

@@ -23,7 +23,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = sorted((ROOT / "docs").glob("*.md"))
+PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 RUN: Final = ("shell", "python")
 SHOWN: Final = ("", "text", "json", "toml", "yaml", "dockerfile", "c", "cpp", "csharp", "java", "javascript", "rust")
@@ -60,6 +60,11 @@ def blocks_of(text: str) -> list[Block]:
     ]
 
 
+def name_of(page: Path) -> str:
+    """Return what a page is called: there are several READMEs."""
+    return page.relative_to(ROOT).as_posix()
+
+
 def needs_of(text: str) -> list[str]:
     """Read what a page needs in its folder."""
     lists = [values for kind, values in MARK.findall(text) if kind == "needs"]
@@ -77,7 +82,7 @@ def shortened(block: Block) -> str:
     return text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_example_of_a_page_runs(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     text = page.read_text("utf-8")
     blocks = blocks_of(text)
@@ -100,7 +105,7 @@ def test_every_example_of_a_page_runs(page: Path, request: pytest.FixtureRequest
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(code, "utf-8")
         elif block.language in RUN and "not run" not in block.marks:
-            run_block(block.language, code, tmp_path, environment, f"{page.name}, line {block.line}")
+            run_block(block.language, code, tmp_path, environment, f"{name_of(page)}, line {block.line}")
 
 
 def run_block(language: str, code: str, folder: Path, environment: dict[str, str], where: str) -> None:
@@ -125,7 +130,7 @@ def run_block(language: str, code: str, folder: Path, environment: dict[str, str
     assert "Traceback (most recent call last)" not in done.stderr, told
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     text = page.read_text("utf-8")
     blocks = blocks_of(text)

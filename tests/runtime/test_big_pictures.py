@@ -369,6 +369,27 @@ def test_a_big_picture_is_a_tiff_of_many_pixels(tmp_path: Path) -> None:
     assert not is_big(tmp_path / "photo.png", above_px=0)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"rowsperstrip": 40, "compression": "zlib"},
+        {"extratags": [(274, "H", 1, 6, True)]},
+        {"photometric": "miniswhite"},
+        {"compression": "lzw"},
+    ],
+)
+def test_a_big_picture_is_big_in_a_form_that_is_not_read_by_rows_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "scan.tif", noise(40, 50, channels=1), **form)
+    monkeypatch.setattr(tiff_form, "MAX_BAND", 1000)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError):
+        BigPicture(path)
+    assert is_big(path, above_px=1999)
+    assert not is_big(path, above_px=2000)
+
+
 def test_tifffile_is_imported_when_a_tiff_is_opened_and_not_before() -> None:
     assert not hasattr(big_pictures, "tifffile")
     assert not hasattr(tiff_form, "tifffile")

@@ -370,4 +370,4 @@ def test_text_of_a_stranger_does_not_steer_the_terminal(conv_model: Path) -> Non
     _certify(conv_model, dataclasses.replace(_proof("ort"), engine="An\x1b[2JEngine\n"))
     text = check_model(conv_model, backends=["ort"]).to_markdown()
     assert "\x1b" not in text
-    assert "| An�[2JEngine� |" in text
+    assert r"| An\x1b[2JEngine\x0a |" in text

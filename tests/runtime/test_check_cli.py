@@ -140,7 +140,7 @@ def test_a_card_is_shown(check: Command, conv_model: Path) -> None:
         "miou 0.5",
         "torch=2.13.0",
         "ab" * 32,
-        "0    #70543c  ground�[2J",
+        r"0    #70543c  ground\x1b[2J",
         "5    #ececec  wire",
         "matches this file; against PyTorch 2.13.0 on cpu, on 3 random",
         "| ONNX Runtime 1 | cpu | fp32 |",

@@ -5,7 +5,7 @@ from segship.runtime.backends import EngineInfo
 from segship.runtime.candidate import EngineRow
 from segship.runtime.certificate import Proof
 from segship.runtime.compare import LOOSE, STRICT, Comparison
-from segship.runtime.engine_table import engine_name, engine_table, plain_row, printable, proof_table
+from segship.runtime.engine_table import engine_name, engine_table, plain_row, proof_table
 
 ORT = EngineInfo("ort", "ONNX Runtime 1.31.1", "cpu", "fp32", 2)
 COMPARISON = Comparison(8, 3.2e-5, 1e-5, 0.99999987, 0, 10_000, 3, 1, (50, 40), (51, 41))
@@ -50,7 +50,6 @@ def test_the_rows_of_a_certificate_have_the_columns_of_a_comparison() -> None:
 
 def test_a_stranger_steers_no_terminal() -> None:
     assert "\x1b" not in "".join(proof_table([dataclasses.replace(PROOF, engine="\x1b[2J")]))
-    assert printable("Straße\x1b[2J\n道路") == "Straße�[2J�道路"
 
 
 def test_plain_values_are_json_and_hold_the_figures_if_there_are_some() -> None:

@@ -49,6 +49,12 @@ def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_name_steers_no_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a\nb").mkdir()
+    with pytest.raises(OutputError, match=r"a\\x0ab: Is a directory"):
+        write_text(tmp_path / "a\nb", "text")
+
+
 def test_a_place_that_is_a_folder_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(OutputError, match=r"cannot write .*a\.txt: Is a directory"):

@@ -434,6 +434,13 @@ def test_a_pipe_or_device_is_refused_without_waiting(tmp_path: Path) -> None:
             read_color(path)
 
 
+@pytest.mark.parametrize("name", ["zero\0byte.png", "half a character \ud800.png"])
+def test_a_name_that_no_file_can_have_is_an_error_of_its_picture(name: str) -> None:
+    with pytest.raises(ImageError, match="no file can have this name") as caught:
+        read_color(name)
+    str(caught.value).encode()  # printable
+
+
 def test_a_file_of_many_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = save(tmp_path / "huge.png", COLOR)
     os.truncate(path, 5 << 30)  # sparse

@@ -404,9 +404,14 @@ def test_an_engine_is_prepared_without_a_picture(
     monkeypatch.chdir(tmp_path)
     with Segmenter(tiny_model, backend="ort", device="cpu", options=None) as segmenter:
         info = str(segmenter.info)
-    status, text, _ = infer(tiny_model, "--prepare", "--backend", "ort", "--device", "cpu")
+    arguments = (tiny_model, "--prepare", "--backend", "ort", "--device", "cpu")
+    status, text, err = infer(*arguments)
     assert (status, text) == (0, f"ready: {info}\n")
-    assert "has no device" in one_error(infer(tiny_model, "--prepare", "--device", "nonsense"))
+    first, last = err.splitlines()
+    assert first == f"preparing {tiny_model} for ort on cpu; some engines build for minutes"
+    assert re.fullmatch(r"prepared in \d+\.\d s", last)
+    assert infer(*arguments, "-q")[2] == ""
+    assert "has no device" in one_error(infer(tiny_model, "--prepare", "--device", "nonsense", "-q"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -426,6 +431,24 @@ def test_a_name_that_is_no_unicode_is_in_the_json_document(
     assert (status, len(document["images"]), len(document["skipped"])) == (3, 1, 1)
     assert os.path.exists(os.fsencode(document["images"][0]["outputs"]["mask"]))  # noqa: PTH110
     assert document["images"][0]["source"].endswith("caf\\xe9.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of Windows hold no control characters")
+def test_a_name_that_would_steer_a_terminal_is_told_in_one_line(
+    infer: Run, tiny_model: Path, photo: Photo, tmp_path: Path, out: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    PillowImage.fromarray(photo).save(folder / "good\x1b[2J\u202f.png")
+    (folder / "a\nerror: fake.jpg").write_bytes(b"no picture")
+    status, text, err = infer(tiny_model, folder, "--out", out)
+    assert (status, err.count("\n")) == (3, 1)
+    assert r"a\x0aerror: fake.jpg: no picture" in err
+    assert "good\\x1b[2J\u202f.png  120×90" in text
+    assert "\x1b" not in text
+    line = one_error(infer(tiny_model, folder, "--out", out))
+    assert r"good\x1b[2J" in line
+    assert "is there already" in line
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from segship.runtime import infer_big
-from segship.runtime.infer_big import is_for_strips
+from segship.runtime.infer_big import holds_big_pictures, is_for_strips
 from segship.runtime.segmenter import Segmenter
 from segship.runtime.source_item import SourceItem
+from segship.runtime.sources import open_sources
+from segship.runtime.video_writer import VideoWriter
 
 Run = Callable[..., tuple[int, str, str]]
 Photo = NDArray[np.uint8]
@@ -39,6 +42,37 @@ def small(photo: Photo, tmp_path: Path) -> Path:
     path = tmp_path / "small.tif"
     tifffile.imwrite(path, photo, photometric="rgb")
     return path
+
+
+FRAGILE_ENGINE = """
+import os, signal
+import numpy as np
+from segship.runtime.backends import EngineInfo
+
+class FragileEngine:  # dies of white
+    def __init__(self, model, card, device, options):
+        self.card, self.info = card, EngineInfo("fragile", "Fragile 1.0", "cpu", "fp32", 1, note="")
+
+    def run(self, batch):
+        if batch.min() > 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return np.zeros(self.card.output_shape, np.float32)
+
+    def close(self):
+        pass
+"""
+
+
+@pytest.fixture
+def _fragile_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install an engine called ``fragile`` as another package would bring it."""
+    place = tmp_path / "installed"
+    facts = place / "fragile-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (place / "fragile.py").write_text(FRAGILE_ENGINE)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[segship.backends]\nfragile = fragile:FragileEngine\n")
+    monkeypatch.syspath_prepend(place)
 
 
 @pytest.fixture
@@ -148,3 +182,56 @@ def test_large_pictures_that_are_done_are_left_out(infer: Run, tiny_model: Path,
     status, text, _ = infer(*arguments, "--skip-existing")
     assert (status, text.splitlines()[-1][:30]) == (0, "0 pictures, 1 there already in")
     assert "add --overwrite" in infer(*arguments)[2]
+
+
+def test_a_large_picture_that_is_not_stored_by_rows_is_skipped_with_what_mends_it(
+    infer: Run, tiny_model: Path, big: Path, small: Path, out: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned.tif"
+    tifffile.imwrite(turned, pixels(big), photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    status, text, err = infer(tiny_model, turned, small, "--out", out, *TILE, "--json")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "is not read row by row; save it upright" in err
+    assert [one["source"] for one in json.loads(text)["images"]] == [str(small)]
+
+
+@pytest.mark.usefixtures("_fragile_engine")
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+def test_a_large_picture_that_the_engine_dies_of_is_skipped_and_the_next_is_done(
+    infer: Run, conv_model: Path, big: Path, out: Path, tmp_path: Path
+) -> None:
+    white = tmp_path / "a white.tif"
+    tifffile.imwrite(white, np.full_like(pixels(big), 255), photometric="rgb")
+    engine = ("--backend", "fragile", "--isolate", "--tile", "90x120")
+    status, text, err = infer(conv_model, white, big, "--out", out, *engine, "--json")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "the fragile engine crashed (SIGSEGV)" in err
+    document = json.loads(text)
+    assert [one["source"] for one in document["skipped"]] == [str(white)]
+    assert [one["source"] for one in document["images"]] == [str(big)]
+
+
+def test_what_cannot_be_done_of_a_large_picture_is_said_beforehand_where_a_video_is_with_it(
+    infer: Run, tiny_model: Path, big: Path, photo: Photo, out: Path, tmp_path: Path
+) -> None:
+    with VideoWriter(tmp_path / "film.mp4", 10.0, (90, 120)) as writer:
+        writer.write(photo)
+    arguments = (tiny_model, big, tmp_path / "film.mp4", "--out", out, *TILE)
+    for options, words in ((("--legend",), "no room for a legend"), (("--save", "contours"), "cannot be written")):
+        status, text, err = infer(*arguments, *options)
+        assert (status, text, err.count("\n")) == (1, "", 1)
+        assert words in err
+    assert not out.exists()
+    status, text, _ = infer(*arguments, "--json")
+    assert status == 0
+    assert [one["tag"] for one in json.loads(text)["images"]] == ["film/frame-000001", "big.tif"]
+    assert (out / "mask/big.png").exists()
+
+
+def test_large_pictures_are_known_of_where_a_video_is_with_them(big: Path, photo: Photo) -> None:
+    film = big.with_name("film.mp4")
+    with VideoWriter(film, 10.0, (90, 120)) as writer:
+        writer.write(photo)
+    for sources, expected in (([big, film], True), ([big], True), ([film], False)):
+        with open_sources(sources) as source:
+            assert holds_big_pictures(source) == expected

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,3 +88,14 @@ def test_what_does_not_fit_is_said_before_a_cluster_is_started(
     (tmp_path / "out/overlay/a.png").touch()
     status, out, _ = infer(*arguments, "--skip-existing")
     assert (status, out.splitlines()[-1][:30]) == (0, "0 pictures, 1 there already in")
+
+
+def test_a_job_that_ends_with_an_error_is_told_of_as_on_one_machine(
+    infer: Run, conv_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    status, text, err = infer(conv_model, pictures, "--out", tmp_path / "out", "--ray", "local", "--json")
+    document = json.loads(text)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "needs ray, which does not import here" in err
+    assert (document["complete"], document["done"], document["images"]) == (False, 0, [])

@@ -33,6 +33,7 @@ class Server:
             self.port = free.getsockname()[1]
         self.url = f"http://user:secret@127.0.0.1:{self.port}/cam.mjpg"
         self.sent = 0
+        self.size = 64, 48
         self.sends = threading.Event()
         self.sends.set()
         self._server: ThreadingHTTPServer | None = None
@@ -49,7 +50,7 @@ class Server:
                     while not stop.is_set():
                         if outer.sends.wait(0.1):
                             outer.sent += 1
-                            self.wfile.write(part(outer.sent))
+                            self.wfile.write(part(outer.sent, outer.size))
                             time.sleep(0.005)
                 except OSError:
                     pass  # the reader has gone
@@ -70,10 +71,10 @@ class Server:
             self._server = None
 
 
-def part(number: int) -> bytes:
+def part(number: int, size: tuple[int, int]) -> bytes:
     """A frame whose grey tells its number."""
     file = io.BytesIO()
-    PillowImage.new("L", (64, 48), number % 256).save(file, "JPEG", quality=95)
+    PillowImage.new("L", size, number % 256).save(file, "JPEG", quality=95)
     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {file.tell()}\r\n\r\n"
     return head.encode() + file.getvalue() + b"\r\n"
 
@@ -228,3 +229,20 @@ def test_a_stream_is_opened_by_its_address_and_ends_at_the_limit(server: Server)
         assert source.is_live
         assert source.fps == pytest.approx(25, abs=25)
         assert len(list(source)) == 3
+
+
+def test_frames_of_more_pixels_than_allowed_are_refused_at_once(server: Server) -> None:
+    with pytest.raises(ImageError, match=r"cam\.mjpg: 64×48 = 3072 pixels, above --max-pixels 3000") as caught:
+        open_sources([server.url], max_pixels=3000)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_stream_ends_where_its_frames_become_larger_than_allowed(server: Server) -> None:
+    with open_sources([server.url], max_pixels=3100) as source:
+        frames = iter(source)
+        assert read_image(next(frames).picture, channels=3, depth="uint8").shape == (48, 64, 3)
+        server.stop()
+        server.size = 80, 60
+        server.start()
+        *_, last = frames
+    assert "cam.mjpg: 80×60 = 4800 pixels, above --max-pixels 3100" in str(last.picture)

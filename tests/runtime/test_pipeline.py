@@ -273,6 +273,33 @@ def test_closing_does_not_wait_for_a_source_that_sends_nothing() -> None:
     may_end.set()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_the_end_of_the_program_interrupts_the_network_and_nothing_is_tried_again(error: type[BaseException]) -> None:
+    is_interrupted, is_running = threading.Event(), threading.Event()
+    ends: list[bool] = []
+
+    def network(values: Sequence[int]) -> Sequence[int]:
+        if 0 not in values:
+            is_running.set()
+            ends.append(is_interrupted.wait(SECONDS))
+            raise OSError("interrupted")
+        return values
+
+    crew = Crew(3, 1, 3, 1)
+    outcomes = overlapped(range(99), int, network, int, crew, is_interrupted.set)
+    next(outcomes)
+    assert is_running.wait(SECONDS)
+    with pytest.raises(error):
+        outcomes.throw(error)
+    assert ends == [True]
+
+
+def test_a_stream_that_is_left_early_interrupts_nothing() -> None:
+    outcomes = overlapped(range(9), int, unchanged, int, interrupt=lambda: pytest.fail("interrupted"))
+    next(outcomes)
+    outcomes.close()
+
+
 @pytest.mark.parametrize("workers", [3, 9])
 def test_of_a_live_source_one_item_at_most_waits_for_the_network(workers: int) -> None:
     read: list[int] = []

@@ -6,11 +6,13 @@ import pytest
 
 from segship.runtime.card import ModelCard
 from segship.runtime.errors import ModelError
-from segship.runtime.labels import labels_from_logits
+from segship.runtime.labels import labels_by_nearest, labels_from_logits
 from segship.runtime.palettes import distinct_colors
 from segship.runtime.preprocess import Preprocess
 from segship.runtime.probability import confidence, foreground_opacity, probability_image, write_probabilities
+from segship.runtime.processing import Upscale
 from segship.runtime.result import Result
+from segship.runtime.segmenter import Segmenter
 
 RNG = np.random.default_rng(5)
 CARD = ModelCard(("sky", "tree", "Straße"), distinct_colors(3), Preprocess((4, 4)))
@@ -87,6 +89,25 @@ def test_the_foreground_is_as_opaque_as_it_is_probable() -> None:
 def test_of_a_graph_that_returns_labels_the_foreground_has_hard_edges() -> None:
     result = dataclasses.replace(result_of(CARD), logits=None)
     np.testing.assert_array_equal(foreground_opacity(result, {1}), np.where(result.labels == 1, 255, 0))
+
+
+@pytest.mark.parametrize("card", [CARD, BINARY])
+def test_edges_are_soft_too_where_labels_are_brought_to_size(card: ModelCard) -> None:
+    smooth = result_of(card, (40, 60))
+    assert smooth.logits is not None
+    coarse = dataclasses.replace(smooth, labels=labels_by_nearest(smooth.logits, (40, 60), card), upscale="labels")
+    assert (coarse.labels != smooth.labels).any()
+    np.testing.assert_array_equal(foreground_opacity(coarse, {1}), foreground_opacity(smooth, {1}))
+
+
+@pytest.mark.parametrize("upscale", ["logits", "labels"])
+def test_a_result_says_how_its_labels_were_made(tiny_model: Path, upscale: Upscale) -> None:
+    picture = RNG.integers(0, 256, (100, 130, 3), np.uint8)
+    with Segmenter(tiny_model, backend="opencv", device="cpu", upscale=upscale) as segmenter:
+        result = segmenter(picture)
+    assert result.upscale == upscale
+    soft = (result.probabilities[1] * 255 + 0.5).astype(np.uint8)
+    np.testing.assert_allclose(foreground_opacity(result, {1}).astype(int), soft.astype(int), atol=1)
 
 
 def test_what_was_taken_out_of_the_labels_is_cut_away_with_its_soft_edge() -> None:

@@ -181,6 +181,12 @@ def test_a_terminal_is_no_place_for_pictures() -> None:
         StdinSource(file)
 
 
+def test_a_stdin_that_is_closed_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of <&-
+    with pytest.raises(ImageError, match="standard input, and that is closed; pipe them in"):
+        StdinSource()
+
+
 def test_16_bit_colour_from_memory_keeps_every_bit(write_deep_png: Callable[..., Path], tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
     content = write_deep_png(tmp_path / "a.png", pixels).read_bytes()

@@ -70,6 +70,15 @@ def test_networks_for_whole_pictures_take_tiles_of_any_size(
         assert_same_as_whole(segmenter, source, tmp_path / "out")
 
 
+def test_a_tile_that_covers_the_picture_gives_what_the_whole_gives_of_a_model_of_open_size(
+    open_model: Path, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    source = big(tmp_path / "big.tif", photo)
+    for tile in ((176, 224), (64, 80)):
+        with Segmenter(open_model, backend="ort", device="cpu", tile=tile) as segmenter:
+            assert_same_as_whole(segmenter, source, tmp_path / "out")
+
+
 def test_tiles_go_through_the_network_in_batches(
     write_conv_model: ConvModel, conv_card: ModelCard, photo: NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_a_picture_behind_an_address_is_fetched(host: str, path: str) -> None:
         (item,) = source
     np.testing.assert_array_equal(read_image(item.picture, channels=3, depth="uint8"), PIXELS)
     assert item.name == f"http://{host}{path.partition('?')[0]}"
-    assert item.place == Path(host.replace(":", "_")) / path[1:].partition("?")[0]
+    assert item.place == url_place(f"http://{host}{path}")
 
 
 def test_user_and_password_are_sent_and_not_shown(host: str) -> None:
@@ -99,7 +99,9 @@ def test_a_server_that_is_not_there_is_an_error_of_its_item() -> None:
     ("url", "shown", "place"),
     [
         ("rtsp://me:secret@cam.local:554/live/1", "rtsp://cam.local:554/live/1", "cam.local_554/live/1"),
-        ("https://cam/a.jpg?token=secret#secret", "https://cam/a.jpg", "cam/a.jpg"),
+        ("https://cam/a.jpg?token=secret#secret", "https://cam/a.jpg", "cam/a-1359227d.jpg"),
+        ("rtsp://cam.local?channel=1", "rtsp://cam.local", "cam.local/1fb571f4"),
+        ("https://cam/a.jpg?#secret", "https://cam/a.jpg", "cam/a.jpg"),
         ("http://me:se@cret@cam/../../etc/%2e%2e/x", "http://cam/../../etc/%2e%2e/x", "cam/_/_/etc/_/x"),
         ("http://cam/a%2Fb\\c .jpg", "http://cam/a%2Fb\\c .jpg", "cam/a_b_c_.jpg"),
     ],
@@ -117,3 +119,10 @@ def test_how_an_address_ends_is_how_its_path_ends() -> None:
 def test_an_address_that_is_none_is_one_line() -> None:
     with pytest.raises(ImageError, match="an address that cannot be read"):
         open_sources(["http://[bad/a.png"])
+
+
+def test_addresses_that_differ_in_what_they_ask_for_have_places_of_their_own() -> None:
+    places = {url_place(f"http://cam/snap.png?ch={channel}") for channel in range(100)}
+    assert len(places) == 100
+    assert {place.parent for place in places} == {Path("cam")}
+    assert {place.suffix for place in places} == {".png"}

@@ -48,6 +48,12 @@ def written(path: Path) -> tuple[int, float]:
     return count, capture.get(cv2.CAP_PROP_FPS)
 
 
+def film(video: VideoSink, *frames: Photo) -> None:
+    with video:
+        for frame in frames:
+            video.write(ITEM.place, frame)
+
+
 def record(video: VideoSink, frame: Photo, error: type[BaseException]) -> None:
     """Write a frame and fail."""
     with video:
@@ -93,10 +99,28 @@ def test_after_an_error_there_is_no_half_video(photo: Photo, tmp_path: Path, err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_interrupt_is_how_a_recording_of_a_stream_ends(photo: Photo, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        record(sink(tmp_path, Stream([])), photo, KeyboardInterrupt)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError, ZeroDivisionError])
+def test_of_a_stream_is_kept_what_came_however_it_ends(
+    photo: Photo, tmp_path: Path, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        record(sink(tmp_path, Stream([])), photo, error)
     assert written(tmp_path / "video/day.1/v.2.mp4")[0] == 1
+
+
+def test_a_stream_that_comes_back_with_another_size_goes_on_in_another_video(photo: Photo, tmp_path: Path) -> None:
+    (tmp_path / "video/day.1").mkdir(parents=True)
+    (tmp_path / "video/day.1/v.2-2.mp4").write_text("precious")
+    film(sink(tmp_path, Stream([])), photo, photo, photo[:40, :60], photo)
+    names = ("v.2.mp4", "v.2-3.mp4", "v.2-4.mp4")
+    assert [written(tmp_path / "video/day.1" / name)[0] for name in names] == [2, 1, 1]
+    assert (tmp_path / "video/day.1/v.2-2.mp4").read_text() == "precious"
+
+
+def test_frames_of_a_file_have_one_size_or_there_is_no_video(photo: Photo, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="all frames of a video have one size"):
+        film(sink(tmp_path), photo, photo[:40])
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 def test_a_frame_is_the_overlay_as_it_is_written_of_a_picture(

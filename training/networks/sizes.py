@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Final
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     With open sizes no side is known to be single.
     """
     height, width = _numbers(x.shape[2:])
-    if _symbolic.get():
+    if _is_symbolic():
         factors = [to / side for to, side in zip(_numbers(size), (height, width), strict=True)]
         if all(factor > 1 and factor.is_integer() for factor in factors):
             return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
@@ -50,7 +51,7 @@ def resize_like(x: Tensor, reference: Tensor) -> Tensor:
 def size_of(x: Tensor) -> tuple[int, int]:
     """Return height and width of ``x`` (N, C, H, W); within :func:`symbolic_sizes` they count as integers, too."""
     height, width = x.shape[2:]
-    return (height, width) if _symbolic.get() else (int(height), int(width))
+    return (height, width) if _is_symbolic() else (int(height), int(width))
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
@@ -72,3 +73,8 @@ def _has_size(x: Tensor, size: tuple[int, int]) -> bool:
 def _numbers(size: Sequence[int]) -> list[int]:
     """Return sides as they are at hand, where all sizes have the same share in the picture's."""
     return [int(side) for side in size]
+
+
+def _is_symbolic() -> bool:
+    """Tell whether sizes are open; a compiler knows them, and a context variable would cut its graph in pieces."""
+    return not torch.compiler.is_compiling() and _symbolic.get()

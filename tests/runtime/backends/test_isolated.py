@@ -1,12 +1,15 @@
 """Engines in a process of their own: the same numbers, and crashes that end the child only."""
 
+import collections
 import concurrent.futures
+import itertools
 import os
 import pickle
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from segship.runtime.errors import (
     SegshipError,
 )
 from segship.runtime.model_file import read_card
+from segship.runtime.result import Result
 from segship.runtime.segmenter import Segmenter
 
 ONE_THREAD = EngineOptions(threads=1)
@@ -115,6 +119,7 @@ def _batch(value: float) -> NDArray[np.float32]:
 
 
 WHITE = 3.0
+SECONDS = 60  # how long a test waits for what must happen before it fails
 
 
 @pytest.mark.parametrize("name", ["ort", "opencv", "openvino"])
@@ -169,12 +174,82 @@ def test_a_crash_while_loading_is_an_error_that_quotes_the_last_words(conv_model
 @pytest.mark.usefixtures("_rough_engine")
 def test_an_engine_that_does_not_answer_is_ended(conv_model: Path, conv_card: ModelCard) -> None:
     with pytest.raises(BackendError, match=r"^the rough engine did not answer within 1 s while loading "):
-        IsolatedBackend("rough", conv_model, conv_card, "hang", timeout_s=1)
-    engine = IsolatedBackend("rough", conv_model, conv_card, "cpu", timeout_s=6)
-    with pytest.raises(EngineCrashError, match="did not answer within 6 s on this input"):
+        IsolatedBackend("rough", conv_model, conv_card, "hang", load_timeout_s=1)
+    engine = IsolatedBackend("rough", conv_model, conv_card, "cpu", timeout_s=3)
+    with pytest.raises(EngineCrashError, match="did not answer within 3 s on this input"):
         engine.run(_batch(101))
     assert engine.run(_batch(0)).flat[0] == 1
     engine.close()
+
+
+@pytest.mark.usefixtures("_rough_engine")
+def test_loading_may_take_longer_than_a_run(conv_model: Path, conv_card: ModelCard) -> None:
+    engine = IsolatedBackend("rough", conv_model, conv_card, "cpu", timeout_s=0.001)
+    assert pickle.loads(pickle.dumps(engine)).info == engine.info
+    engine.close()
+
+
+def test_a_run_that_hangs_can_be_interrupted(rough: IsolatedBackend) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(rough.run, _batch(101))
+        while not rough._lock.locked() and not hanging.done():
+            time.sleep(0.001)
+        rough.interrupt()
+        with pytest.raises(EngineCrashError, match=r"^the rough engine was interrupted on this input"):
+            hanging.result(SECONDS)
+    assert rough.run(_batch(0)).flat[0] == 1
+    rough.close()
+    rough.interrupt()
+
+
+@pytest.fixture
+def stopped_stream(
+    rough: IsolatedBackend, conv_model: Path, conv_card: ModelCard
+) -> Iterator[tuple[Segmenter, Iterator[Result]]]:
+    """A stream whose engine has stopped for good after its first picture, and what it belongs to."""
+    if not hasattr(signal, "SIGSTOP"):
+        pytest.skip("a stopped child stands for one that hangs")
+    segmenter = Segmenter(conv_model, backend=rough, card=conv_card)
+    results = segmenter.stream(itertools.repeat(np.full((24, 32, 3), 20, np.uint8)))
+    next(results)
+    assert rough._child is not None
+    child = rough._child._process.pid
+    os.kill(child, signal.SIGSTOP)
+    yield segmenter, results
+    if rough._child is not None and rough._child._process.pid == child:  # it failed
+        os.kill(child, signal.SIGKILL)
+
+
+CTRL_C_IN_A_STREAM = """
+import collections, itertools, os, signal, sys, threading
+import numpy as np
+from segship.runtime.segmenter import Segmenter
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+segmenter = Segmenter(sys.argv[1], backend="opencv", device="cpu", isolate=True)
+results = segmenter.stream(itertools.repeat(np.full((24, 32, 3), 20, np.uint8)))
+next(results)
+os.kill(segmenter.processing.backend._child._process.pid, signal.SIGSTOP)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    collections.deque(results, maxlen=0)
+except KeyboardInterrupt:
+    print([thread.name for thread in threading.enumerate() if "segship-worker" in thread.name])
+"""
+
+
+def test_ctrl_c_ends_a_stream_whose_engine_hangs(conv_model: Path) -> None:
+    command = [sys.executable, "-c", CTRL_C_IN_A_STREAM, str(conv_model)]  # of its own: a signal is for a whole process
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_ctrl_c_outside_of_the_stream_ends_it_too(stopped_stream: tuple[Segmenter, Iterator[Result]]) -> None:
+    segmenter, results = stopped_stream
+    with pytest.raises(KeyboardInterrupt), segmenter:
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(BackendError):
+        collections.deque(results, maxlen=0)
 
 
 def test_what_the_engine_raises_arrives_as_the_same_class_and_words(rough: IsolatedBackend) -> None:

@@ -1,6 +1,7 @@
 """What is OpenCV's alone: its engines and its targets."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,6 +59,53 @@ def test_a_target_that_this_opencv_does_not_have_is_an_error(
     with pytest.raises(DeviceError, match=words):
         OpenCVBackend(tiny_model, read_card(tiny_model), device)
     assert capfd.readouterr() == ("", "")
+
+
+def test_auto_is_the_cpu_where_this_opencv_has_no_cuda(tiny_model: Path) -> None:
+    if cv2.dnn.DNN_TARGET_CUDA in cv2.dnn.getAvailableTargets(cv2.dnn.DNN_BACKEND_CUDA):
+        pytest.skip("this OpenCV has it")
+    backend = OpenCVBackend(tiny_model, read_card(tiny_model), "auto")
+    assert (backend.info.device, backend.info.note) == ("cpu", "")
+    backend.close()
+
+
+def test_auto_says_why_it_takes_the_cpu_where_cuda_is_listed_and_does_not_work(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if cv2.dnn.DNN_TARGET_CUDA in cv2.dnn.getAvailableTargets(cv2.dnn.DNN_BACKEND_CUDA):
+        pytest.skip("it works")
+    monkeypatch.setattr(cv2.dnn, "getAvailableTargets", lambda _: [cv2.dnn.DNN_TARGET_CUDA])
+    card = read_card(tiny_model)
+    backend = OpenCVBackend(tiny_model, card, "auto")
+    assert backend.info.device == "cpu"
+    assert backend.info.note.startswith("cuda is not used: OpenCV")
+    monkeypatch.undo()
+    on_cpu = OpenCVBackend(tiny_model, card, "cpu")
+    np.testing.assert_array_equal(backend.run(BATCH), on_cpu.run(BATCH))
+    for one in (backend, on_cpu):
+        one.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_auto_takes_cuda_where_it_works_and_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read for CUDA here is a net of the CPU; which one is asked for is what counts."""
+    targets: list[str] = []
+    read = OpenCVBackend._read
+
+    def watched(self: OpenCVBackend, model: Path, target: str, engine: str) -> Any:
+        targets.append(target)
+        return read(self, model, "cpu", engine)
+
+    monkeypatch.setattr(cv2.dnn, "getAvailableTargets", lambda _: [cv2.dnn.DNN_TARGET_CUDA])
+    monkeypatch.setattr(OpenCVBackend, "_read", watched)
+    backend = OpenCVBackend(tiny_model, read_card(tiny_model), "auto")
+    assert (targets, backend.info.device) == (["cuda"], "cuda:0")
+    assert backend.info.note == ("its classic engine" if OPENCV_5 else "")
+    backend.close()
+    if OPENCV_5:  # which runs on the CPU only
+        new = OpenCVBackend(tiny_model, read_card(tiny_model), "auto", EngineOptions(engine="new"))
+        assert (targets, new.info.device) == (["cuda", "cpu"], "cpu")
+        new.close()
 
 
 def test_threads_are_those_of_the_whole_library(tiny_model: Path) -> None:

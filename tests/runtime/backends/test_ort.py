@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from segship.runtime.backends.common import import_onnxruntime
+from segship.runtime.backends.cpu_quota import available_cpus
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.ort import OrtBackend, cuda_options
 from segship.runtime.backends.ort_binding import BoundRuns
 from segship.runtime.backends.ort_session import CPU, OrtSession, threads_of
 from segship.runtime.card import ModelCard
-from segship.runtime.errors import BackendError, DeviceError
+from segship.runtime.errors import BackendError, DeviceError, StreamsError
 from segship.runtime.model_file import read_card
 
 WITHOUT_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
@@ -46,7 +47,7 @@ def expected(tiny_model: Path) -> list[NDArray[np.float32]]:
         {"graph_optimization": "basic"},
         {"graph_optimization": "extended"},
         {"graph_optimization": "all"},
-        {"streams": 3, "threads": 2},
+        {"streams": 2, "threads": 3},
     ],
     ids=str,
 )
@@ -130,12 +131,21 @@ def test_the_nodes_of_the_graph_are_counted_by_provider(tiny_model: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("threads", "streams", "each", "together"), [(1, 1, 1, 1), (8, 1, 8, 8), (8, 2, 7, 8), (4, 4, 1, 4), (2, 4, 1, 4)]
+    ("threads", "streams", "each", "together"), [(1, 1, 1, 1), (8, 1, 8, 8), (8, 2, 7, 8), (4, 4, 1, 4)]
 )
 def test_all_streams_together_use_the_threads_that_were_asked_for(
     threads: int, streams: int, each: int, together: int
 ) -> None:
     assert threads_of(EngineOptions(threads=threads, streams=streams)) == (each, together)
+
+
+def test_more_streams_than_threads_are_refused_where_threads_were_asked_for(tiny_model: Path) -> None:
+    with pytest.raises(StreamsError, match=r"4 streams were asked for, and 1 threads; .* ask for fewer streams"):
+        loaded(tiny_model, threads=1, streams=4)
+    streams = available_cpus() + 1
+    backend = loaded(tiny_model, streams=streams)
+    assert (backend.info.threads, backend.info.streams) == (streams, streams)
+    backend.close()
 
 
 def test_the_info_names_threads_and_streams(tiny_model: Path) -> None:

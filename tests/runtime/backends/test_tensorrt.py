@@ -3,10 +3,11 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segship.runtime.backends import load_backend
+from segship.runtime.backends import load_backend, tensorrt
 from segship.runtime.backends.options import EngineOptions
 from segship.runtime.backends.tensorrt import TensorRTBackend, is_prepared, require_prepared
 from segship.runtime.check import installable_backends
@@ -32,6 +33,27 @@ def test_where_it_cannot_run_it_is_one_line_and_leaves_nothing_behind(
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("asked", [{"tf32": True}, {"memory_limit_mb": 500}], ids=str)
+def test_an_engine_is_kept_apart_from_those_that_were_built_otherwise(
+    asked: dict[str, Any], precision: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever precision the file has; GPU and TensorRT are made up, as only their names matter."""
+    for name, answer in {
+        "_check_provider": None,
+        "load_cuda_libraries": [],
+        "load_tensorrt": "10.13.3",
+        "cuda_gpu": ("NVIDIA L4", "8.9"),
+        "driver_version": "580.95",
+    }.items():
+        monkeypatch.setattr(tensorrt, name, lambda *_, answer=answer: answer)
+    card = dataclasses.replace(read_card(tiny_model), precision=precision)
+    plain, other = (
+        tensorrt._Setup(tiny_model, card, "auto", options).key for options in (EngineOptions(), EngineOptions(**asked))
+    )
+    assert plain.name != other.name
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:x", "opencl", ""])

@@ -9,7 +9,7 @@ import pytest
 from segship.runtime.backends.tensorrt_cache import EngineKey, building, engine_folder, is_whole
 from segship.runtime.errors import OutputError
 
-KEY = EngineKey("NVIDIA L4", "8.9", "580.95", "10.13.3", "1.31.1", "ab" * 32, "fp32", ((1, 3, 8, 8),) * 3)
+KEY = EngineKey("NVIDIA L4", "8.9", "580.95", "10.13.3", "1.31.1", "ab" * 32, "fp32", False, None, ((1, 3, 8, 8),) * 3)
 
 
 def build(folder: Path, content: str = "engine") -> None:

@@ -57,6 +57,11 @@ def test_symbolic_sizes_end_with_their_block_even_if_it_fails() -> None:
         assert _traced_graph_reads_sizes()
 
 
+def test_a_compiler_sees_one_graph() -> None:
+    explanation = torch._dynamo.explain(lambda x: resize(pad_to_multiple(x, 4), (9, 12)))(torch.zeros(1, 1, 5, 6))
+    assert (explanation.graph_count, explanation.graph_break_count) == (1, 0)
+
+
 class _Sum(torch.nn.Module):
     """Adds height and width of its input to it."""
 
