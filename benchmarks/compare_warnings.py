@@ -1,10 +1,14 @@
 """What makes two records of ``seg-bench`` hard to compare."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from segship.benchmarks.distribution import is_stable
 from segship.benchmarks.record import NETWORK, PICTURE, Bench, Entry
 from segship.runtime.printable import printable
+
+_OF_A_MOMENT: Final = (" before", " after", " under load")
+"""What facts of the machine end in that are readings, such as clocks, and no properties."""
 
 
 def bench_warnings(old: Bench, new: Bench) -> list[str]:
@@ -14,10 +18,8 @@ def bench_warnings(old: Bench, new: Bench) -> list[str]:
     said += _differences({"picture": old.picture}, {"picture": new.picture})
     if old.picture == new.picture and are_others(old.picture_digest, new.picture_digest):
         said.append(printable(f"picture: {old.picture} is another one of the same name"))
-    # Facts "before" and "after" the run are readings of that moment, such as the load.
     before, after = (
-        {name: fact for name, fact in bench.machine.items() if name.rpartition(" ")[2] not in ("before", "after")}
-        for bench in (old, new)
+        {name: fact for name, fact in bench.machine.items() if not name.endswith(_OF_A_MOMENT)} for bench in (old, new)
     )
     said += [f"another machine: {difference}" for difference in _differences(before, after)]
     return said + [f"other versions: {difference}" for difference in _differences(old.versions, new.versions)]
