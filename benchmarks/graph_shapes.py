@@ -172,7 +172,10 @@ class _Walk:
             [helper.make_empty_tensor_value_info(name) for name in node.output if name],
             [self._onnx.numpy_helper.from_array(self._known[name], name) for name in names if name in self._known],
         )
-        return helper.make_model(graph, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version)  # type: ignore[no-any-return]
+        alone: onnx.ModelProto = helper.make_model(
+            graph, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version
+        )
+        return alone
 
     def _inferred(
         self, node: "onnx.NodeProto", alone: "onnx.ModelProto"

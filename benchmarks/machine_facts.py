@@ -48,7 +48,7 @@ def gpu_states() -> tuple[str, ...]:
     """Return clocks, power and temperature of each GPU now, in words; none where ``nvidia-smi`` is missing or fails."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_STATE)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603  # fixed
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = ([cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines())

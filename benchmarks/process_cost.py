@@ -185,7 +185,7 @@ def _device_bytes(pid: int) -> int | None:
     """Return the memory of all GPUs that a process holds; None where ``nvidia-smi`` does not tell."""
     command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603  # fixed words
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]

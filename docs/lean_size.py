@@ -43,5 +43,5 @@ def _needs(name: str, extras: set[str]) -> Iterator[tuple[str, set[str]]]:
 if __name__ == "__main__":
     sizes = lean_sizes()
     for package, size in sorted(sizes.items(), key=lambda pair: -pair[1]):
-        print(f"{size / 1e6:7.1f} MB  {package}")  # noqa: T201
-    print(f"{sum(sizes.values()) / 1e6:7.1f} MB  in all")  # noqa: T201
+        print(f"{size / 1e6:7.1f} MB  {package}")  # noqa: T201  # a script's output
+    print(f"{sum(sizes.values()) / 1e6:7.1f} MB  in all")  # noqa: T201  # a script's output

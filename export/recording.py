@@ -108,7 +108,7 @@ def _leaving(path: list[str]) -> Callable[[nn.Module, Any, Any], None]:
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its base is not annotated
     def __init__(self, recording: Recording, path: list[str], *, after_network_only: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._recording, self._path, self._after_network_only = recording, path, after_network_only
 
     def __torch_dispatch__(
